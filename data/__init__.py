@@ -1,0 +1,1 @@
+"""What Stillwatch reads and writes: events, labels, log formats, corpora and the simulator."""

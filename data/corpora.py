@@ -1,0 +1,124 @@
+"""Reads the corpora: real prompts from public repositories, one JSON Lines file a source.
+
+`MANIFEST.tsv` names each source's role. The folder is beside the project, not part of it: it is
+found through `--corpora`, the environment variable STILLWATCH_CORPORA or `../shared/corpora`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillwatch.data.errors import InputError
+
+ROLES = (
+    "attack_harvest", "attack_cot", "attack_probe", "attack_boundary",
+    "judge", "chat", "app", "lookalike",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPrompt:
+    """One prompt of a source; prompts of one `session` follow each other by `turn`."""
+
+    text: str
+    system: str
+    session: str | None
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One corpus file. `sessions` groups positions in `prompts` that belong together."""
+
+    name: str
+    role: str
+    prompts: tuple[CorpusPrompt, ...]
+    sessions: tuple[tuple[int, ...], ...]
+
+
+def corpora_dir(path: Path | str | None = None) -> Path | None:
+    """The corpora folder that is asked for or found, None if there is none."""
+    named = path or os.environ.get("STILLWATCH_CORPORA")
+    if named:
+        return Path(named)
+    beside = Path(__file__).resolve().parents[1] / ".." / "shared" / "corpora"
+    return beside.resolve() if (beside / "MANIFEST.tsv").is_file() else None
+
+
+def read_corpora(path: Path | str | None = None, limit: int | None = None) -> tuple[Source, ...]:
+    """Read every source of the manifest, in its order.
+
+    `limit` keeps that many prompts of each source, chosen by a hash of their text (whole sessions
+    first come first served), so that the choice does not depend on the order of the file.
+    Raises InputError if the folder, the manifest or a file is missing, empty or malformed.
+    """
+    folder = corpora_dir(path)
+    if folder is None or not (folder / "MANIFEST.tsv").is_file():
+        shown = folder or "../shared/corpora"
+        raise InputError(
+            f"the corpora folder must hold MANIFEST.tsv, however: {shown} does not; "
+            "name the folder with --corpora or STILLWATCH_CORPORA"
+        )
+    with (folder / "MANIFEST.tsv").open(encoding="utf-8", newline="") as manifest:
+        rows = list(csv.DictReader(manifest, delimiter="\t"))
+    if not rows:
+        raise InputError(f"{folder}/MANIFEST.tsv must list sources, however: it is empty")
+    return tuple(_read_source(folder, row["name"], row["role"], limit) for row in rows)
+
+
+def _read_source(folder: Path, name: str, role: str, limit: int | None) -> Source:
+    if role not in ROLES:
+        raise InputError(
+            f"the role of {name} in MANIFEST.tsv must be one of {', '.join(ROLES)}, "
+            f"however: {role}; correct the manifest"
+        )
+    path = folder / f"{name}.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path} must exist, however: it does not; restore it or its manifest row")
+    prompts: list[CorpusPrompt] = []
+    for number, line in enumerate(path.open(encoding="utf-8"), start=1):
+        try:
+            record = json.loads(line)
+            text = record["prompt"]
+            if not isinstance(text, str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} line {number} must be a JSON object with a prompt, however: "
+                f"{type(error).__name__}; correct or remove the line"
+            ) from error
+        if text.strip():
+            prompts.append(
+                CorpusPrompt(
+                    text, record.get("system") or "", record.get("session"),
+                    record.get("lang") or "en",
+                )
+            )  # fmt: skip
+    if not prompts:
+        raise InputError(f"{path} must hold prompts, however: it holds none")
+    if limit is not None and len(prompts) > limit:
+        prompts = _thin(prompts, limit)
+    return Source(name, role, tuple(prompts), _group_sessions(prompts))
+
+
+def _thin(prompts: list[CorpusPrompt], limit: int) -> list[CorpusPrompt]:
+    def key(prompt: CorpusPrompt) -> str:
+        unit = prompt.session if prompt.session is not None else prompt.text
+        return hashlib.sha256(unit.encode("utf-8", "replace")).hexdigest()
+
+    keys = [key(prompt) for prompt in prompts]
+    last = sorted(keys)[limit - 1]
+    return [prompt for prompt, own in zip(prompts, keys, strict=True) if own <= last]
+
+
+def _group_sessions(prompts: list[CorpusPrompt]) -> tuple[tuple[int, ...], ...]:
+    groups: dict[str, list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        if prompt.session is not None:
+            groups.setdefault(prompt.session, []).append(position)
+    return tuple(tuple(group) for group in groups.values())

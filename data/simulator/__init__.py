@@ -1,0 +1,1 @@
+"""Composes labelled streams of campaigns and of ordinary accounts from corpora and templates."""

@@ -1,0 +1,118 @@
+"""Campaign accounts: what a harvest or a probe sends, pure or mixed into ordinary traffic."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stillwatch.data.corpora import Source
+from stillwatch.data.simulator.content import INTENTS, Wrapper
+from stillwatch.data.simulator.materials import ROLE_INTENT, Materials
+from stillwatch.data.simulator.ordinary import compose_cover
+from stillwatch.data.simulator.streams import (
+    Request,
+    Stream,
+    build_stream,
+    draw,
+    fill,
+    interleave,
+    pick_source,
+)
+
+SHARES = (1.0, 0.5, 0.25, 0.1)
+MIN_ATTACK_PROMPTS = 10
+MAX_EVENTS = 700
+
+
+def compose_attack(
+    rng: np.random.Generator,
+    attack: Materials,
+    cover: Materials,
+    account_id: str,
+    intent: str,
+    share: float,
+) -> Stream:
+    """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events."""
+    harvest_size = int(np.exp(rng.uniform(np.log(16), np.log(MAX_EVENTS * share + 17))))
+    harvest_size = int(np.clip(harvest_size, MIN_ATTACK_PROMPTS, MAX_EVENTS * share))
+    harvest, kind = _harvest(rng, attack, intent, harvest_size)
+    parts = [harvest]
+    if share < 1:
+        cover_size = round(len(harvest) * (1 - share) / share)
+        parts.append(compose_cover(rng, cover, cover_size))
+    requests = _mix(rng, parts)
+    pace = str(rng.choice(["human", "machine", "burst", "product"]))
+    return build_stream(rng, account_id, kind, requests, pace, (intent,))
+
+
+def _mix(rng: np.random.Generator, parts: list[list[Request]]) -> list[Request]:
+    """Evenly mixed, or the harvest within a stretch of the ordinary traffic."""
+    if len(parts) == 1 or rng.random() < 0.7:
+        return interleave(rng, parts)
+    harvest, cover = parts
+    start = int(rng.integers(0, max(len(cover) // 2, 1)))
+    stretch = min(len(cover), start + max(len(harvest), len(cover) // 3))
+    return [
+        *cover[:start], *interleave(rng, [harvest, cover[start:stretch]]), *cover[stretch:]
+    ]  # fmt: skip
+
+
+def _harvest(
+    rng: np.random.Generator, materials: Materials, intent: str, size: int
+) -> tuple[list[Request], str]:
+    """The attack prompts, and a name of the behaviour."""
+    wrappers = tuple(w for w in materials.wrappers if w.intent == intent)
+    bare = tuple(s for s in materials.sources if ROLE_INTENT.get(s.role) == intent)
+    bare_chance = 0.15 if intent == "cot_harvesting" else 0.5
+    if bare and (not wrappers or rng.random() < bare_chance):
+        return _bare(rng, bare, intent, size), f"bare:{intent}"
+    if not wrappers:
+        raise ValueError(f"materials must hold wrappers or sources for {intent}, however: neither")
+    chosen = [wrappers[int(p)] for p in rng.permutation(len(wrappers))]
+    style = rng.choice(["one", "rotate", "search"], p=[0.6, 0.3, 0.1])
+    number = {"one": 1, "rotate": int(rng.integers(2, 5)), "search": min(len(chosen), 12)}[
+        str(style)
+    ]
+    if style == "rotate":
+        chosen = [w for w in chosen if w.family == chosen[0].family]
+    chosen = chosen[:number]
+    shares = rng.multinomial(size, np.ones(len(chosen)) / len(chosen))
+    parts = [
+        _wrapped(rng, materials, wrapper, int(share))
+        for wrapper, share in zip(chosen, shares, strict=True)
+        if share
+    ]
+    return interleave(rng, parts), chosen[0].family
+
+
+def _bare(
+    rng: np.random.Generator, sources: tuple[Source, ...], intent: str, size: int
+) -> list[Request]:
+    """Prompts as they stand in a benchmark or an instruction set, one source or several."""
+    if rng.random() < 0.6:
+        sources = (pick_source(rng, sources),)
+    shares = rng.multinomial(size, np.ones(len(sources)) / len(sources))
+    parts = [
+        [
+            Request(prompt.system, prompt.text, intent, True, source.name)
+            for prompt in draw(rng, source, int(share))
+        ]
+        for source, share in zip(sources, shares, strict=True)
+        if share
+    ]
+    return interleave(rng, parts)
+
+
+def _wrapped(
+    rng: np.random.Generator, materials: Materials, wrapper: Wrapper, size: int
+) -> list[Request]:
+    if not wrapper.slots:
+        return fill(rng, wrapper, (), size, wrapper.intent, True, wrapper.family)
+    kinds = rng.permutation(wrapper.slots)[: int(rng.integers(1, len(wrapper.slots) + 1))]
+    sources = {s.name: s for kind in kinds for s in materials.for_slot(str(kind), attack=True)}
+    chosen = list(sources.values())
+    number = int(rng.integers(1, min(len(chosen), 4) + 1))
+    picked = tuple(chosen[int(p)] for p in rng.permutation(len(chosen))[:number])
+    return fill(rng, wrapper, picked, size, wrapper.intent, True, wrapper.family)
+
+
+__all__ = ["INTENTS", "MAX_EVENTS", "MIN_ATTACK_PROMPTS", "SHARES", "compose_attack"]

@@ -1,0 +1,166 @@
+"""A log larger than memory, without duplicates and in the order of time."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from stillwatch.data.errors import OutputError
+from stillwatch.data.events import Event, Turn
+
+_LENGTH = struct.Struct("<I")
+_FIRST_READ_BYTES = 4096
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
+class EventSpool:
+    """Spools `events` to a temporary file, then gives them in order of (timestamp, arrival).
+
+    A later event with the `event_id` of an earlier one of the same account is dropped. At most
+    about 60 bytes an event are held in memory, however long the prompts. The file is open to this
+    process alone and has no name, so that no way of ending leaves it behind:
+
+        with EventSpool(read_log(paths)) as spool:
+            for chunk in spool.chunks(512):
+                ...
+
+    `folder` is where the file lies, by default that of temporary files. Raises OutputError when
+    it is full.
+    """
+
+    def __init__(self, events: Iterable[Event], folder: Path | str | None = None) -> None:
+        self._events = events
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._offsets: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        """(N,) in order of time; None where the file is in that order and has no duplicates."""
+        self._length = 0
+        self.duplicates = 0
+        """How many events were dropped."""
+        self.accounts = 0
+        """How many accounts there are."""
+
+    def __enter__(self) -> EventSpool:
+        self._file = tempfile.TemporaryFile(dir=self._folder, prefix="stillwatch-")  # noqa: SIM115
+        try:
+            self._fill(self._file)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __len__(self) -> int:
+        """Events left after dropping duplicates."""
+        return self._length
+
+    def chunks(self, size: int) -> Iterator[list[Event]]:
+        """The events, `size` at a time, the last time fewer. May be called again."""
+        if size < 1:
+            raise ValueError(f"size must be at least 1, however: {size}")
+        if self._file is None:
+            raise ValueError("An EventSpool must be read inside its with block, however: outside")
+        records = self._in_sequence() if self._offsets is None else self._by_seeking(self._offsets)
+        chunk: list[Event] = []
+        for record in records:
+            chunk.append(_decode(record))
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _fill(self, file: IO[bytes]) -> None:
+        times = array("d")
+        offsets = array("q")
+        # Two halves of a 16-byte digest of account and event id, and 8 bytes of the account.
+        high = array("Q")
+        low = array("Q")
+        accounts = array("Q")
+        position = 0
+        split = struct.Struct("<QQ").unpack
+        for event in self._events:
+            account = blake2b(event.account_id.encode(), digest_size=16).digest()
+            identity = blake2b(event.event_id.encode(), digest_size=16, key=account).digest()
+            first, second = split(identity)
+            high.append(first)
+            low.append(second)
+            accounts.append(split(account)[0])
+            times.append(event.timestamp)
+            offsets.append(position)
+            record = _encode(event)
+            try:
+                file.write(_LENGTH.pack(len(record)))
+                file.write(record)
+            except OSError as error:
+                raise self._full(error) from error
+            position += _LENGTH.size + len(record)
+        try:
+            file.flush()
+        except OSError as error:
+            raise self._full(error) from error
+
+        if not times:
+            return
+        # Each array is dropped as soon as it has served: here memory is at its peak.
+        self.accounts = _count_distinct(np.frombuffer(accounts, np.uint64))
+        del accounts
+        repeated = _repeated(np.frombuffer(high, np.uint64), np.frombuffer(low, np.uint64))
+        del high, low
+        moments = np.frombuffer(times, np.float64)
+        starts = np.frombuffer(offsets, np.int64)
+        self.duplicates = len(repeated)
+        self._length = len(moments) - self.duplicates
+        if self.duplicates:
+            moments = np.delete(moments, repeated)
+            starts = np.delete(starts, repeated)
+        elif bool(np.all(moments[1:] >= moments[:-1])):
+            return
+        # A stable sort keeps the order of arrival among equal times.
+        self._offsets = starts[np.argsort(moments, kind="stable")]
+
+    def _in_sequence(self) -> Iterator[bytes]:
+        assert self._file is not None
+        # Its own descriptor, so that two iterations do not share a position.
+        with os.fdopen(os.dup(self._file.fileno()), "rb", closefd=True) as file:
+            position = 0
+            for _ in range(self._length):
+                # Another iteration may have moved the position that the descriptors share.
+                record, position = _read_at(file.fileno(), position)
+                yield record
+
+    def _by_seeking(self, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[bytes]:
+        assert self._file is not None
+        descriptor = self._file.fileno()
+        for offset in offsets:
+            yield _read_at(descriptor, int(offset))[0]
+
+    def _full(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"The folder of temporary files must have room for the log, however: "
+            f"{self._folder or tempfile.gettempdir()} met {os.strerror(error.errno or 0)}; "
+            "set TMPDIR to another"
+        )

@@ -1,0 +1,1 @@
+"""What a detector is: normalisation, encoder, features, classifier, templates and bundle."""

@@ -1,0 +1,242 @@
+"""The bundle: the released folder of everything a scorer needs, checked whole before it is read.
+
+A released bundle may leave out the encoder (90 MB that a package already carries): it is then
+completed from the cached export of the encoder that the manifest names, and must reproduce the
+manifest's golden vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stillwatch.data.errors import BundleError, OutputError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class Layout:
+    """Names of a bundle's files."""
+
+    DETECTOR = (
+        "classifier.onnx", "heads.safetensors", "templates.faiss", "templates.jsonl",
+        "benign.faiss", "README.md",
+    )  # fmt: skip
+    ENCODER = ("encoder.onnx", "tokenizer.json")
+
+
+class Calibration(BaseModel):
+    """risk = sigmoid(slope * logit + offset), fitted on streams of sources not trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    slope: float = 1.0
+    offset: float = 0.0
+
+
+class Thresholds(BaseModel):
+    """A stream is flagged when its risk reaches `enter`, until it falls below `leave`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    enter: float
+    leave: float
+    max_fpr: float
+    ordinary_accounts: int
+    origin: str
+
+
+class EncoderEntry(BaseModel):
+    """Which encoder the detector was trained with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    revision: str
+    dimensions: int
+    precision: str
+    golden: list[list[float]]
+
+
+class Manifest(BaseModel):
+    """manifest.json. `files` gives the SHA-256 of each other file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int
+    intents: list[str]
+    classes: list[str]
+    features: list[str]
+    classifier_state: list[int]
+    encoder: EncoderEntry
+    calibration: Calibration
+    thresholds: Thresholds
+    benign_sources: list[str]
+    data_hash: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its manifest and the bytes that were verified, by file name.
+
+    The bytes that were hashed are the bytes that are parsed; nothing is read a second time."""
+
+    path: Path
+    manifest: Manifest
+    content: Mapping[str, bytes]
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that change with any file of the bundle."""
+        canonical = json.dumps(self.manifest.model_dump(), sort_keys=True).encode()
+        return hashlib.sha256(canonical).hexdigest()[:12]
+
+    @property
+    def has_encoder(self) -> bool:
+        return Layout.ENCODER[0] in self.content
+
+
+def released_bundle() -> Path:
+    """The bundle that comes with the package."""
+    return Path(__file__).resolve().parents[1] / "serving" / "bundle"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle; BundleError names the file and both values."""
+    if not path.is_dir():
+        raise BundleError(
+            f"the bundle must be a folder, however: {path} is not; "
+            "name one with --bundle or make one with `stillwatch train`"
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    if MANIFEST not in names:
+        raise BundleError(
+            f"a bundle must hold {MANIFEST}, however: {path} holds {', '.join(names) or 'nothing'}; "
+            "name the bundle's own folder"
+        )
+    manifest = _parse_manifest(path / MANIFEST)
+    listed = {*manifest.files, MANIFEST}
+    unlisted = sorted(set(names) - listed)
+    if unlisted:
+        raise BundleError(
+            f"a bundle must hold only what its manifest lists, however: {unlisted[0]} is not "
+            "listed; take the bundle from its source again"
+        )
+    needed = set(Layout.DETECTOR)
+    if set(manifest.files) & set(Layout.ENCODER):
+        needed |= set(Layout.ENCODER)
+    if set(manifest.files) != needed:
+        odd = sorted(set(manifest.files) ^ needed)[0]
+        raise BundleError(
+            f"the manifest must list {', '.join(sorted(needed))}, however: it differs in {odd}; "
+            "take the bundle from its source again"
+        )
+    content = {}
+    for name, expected in manifest.files.items():
+        content[name] = _read_plain(path / name)
+        found = _sha256(content[name])
+        if found != expected:
+            raise BundleError(
+                f"{name} must have SHA-256 {expected}, however: {found}; "
+                "take the bundle from its source again"
+            )
+    return Bundle(path, manifest, content)
+
+
+def _read_plain(path: Path) -> bytes:
+    """The bytes of a plain file with one name; links of either kind are refused, since what
+    they point to can change after the check."""
+    try:
+        with path.open("rb", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise BundleError(
+                    f"{path.name} must be a plain file with one name, however: it is linked; "
+                    "copy the bundle's files instead of linking them"
+                )
+            return file.read()
+    except OSError as error:
+        raise BundleError(
+            f"{path.name} must be a readable plain file, however: {error.strerror}; "
+            "take the bundle from its source again"
+        ) from error
+
+
+def _parse_manifest(path: Path) -> Manifest:
+    try:
+        fields = json.loads(_read_plain(path))
+    except ValueError as error:
+        raise BundleError(
+            f"{MANIFEST} must be JSON, however: it is broken; take the bundle from its source again"
+        ) from error
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if found != FORMAT:
+        raise BundleError(
+            f"the bundle's format must be {FORMAT}, however: {found}; "
+            "use the Stillwatch version that made it, or train again"
+        )
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BundleError(
+            f"{MANIFEST} must be valid, however: {place}: {first['msg']}; "
+            "take the bundle from its source again"
+        ) from error
+
+
+def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole or not at all and load it back. `fields` are the manifest's, without
+    format and files. An existing folder is replaced only if it is a bundle or empty."""
+    if path.exists() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise OutputError(
+            f"{path} must be new, empty or a bundle, however: it holds other files; "
+            "name another folder"
+        )
+    manifest = Manifest.model_validate(
+        {**fields, "format": FORMAT, "files": {n: _sha256(c) for n, c in sorted(content.items())}}
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent} must be writable, however: {error.strerror}; name another folder"
+        ) from error
+    try:
+        for name, data in content.items():
+            (temporary / name).write_bytes(data)
+        text = json.dumps(manifest.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
+        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            path.replace(old / "bundle")
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return load_bundle(path)
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """The manifest's fields in the form that `write_bundle` takes."""
+    return manifest.model_dump(exclude={"format", "files"})

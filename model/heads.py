@@ -1,0 +1,110 @@
+"""Linear heads that read one text: what does it ask for?
+
+Two places are read with heads of their own: the frame (what is asked for) and the slot (what it is
+asked about). Each place has a head on the sentence vector and a head on character n-grams. They
+are the bottleneck before the sequence model: it sees these logits and never the vector, so that
+it cannot learn the content of its training sources by heart.
+
+Axis letters: N texts, D dimensions of the encoder, C classes, P dimensions of the projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from stillwatch.data.errors import BundleError
+from stillwatch.model.lexical import BUCKETS
+
+PLACES = ("frame", "slot")
+ORDINARY_CLASSES = ("person", "product", "judge")
+PROJECTION = 64
+
+
+def class_names(intents: tuple[str, ...]) -> tuple[str, ...]:
+    """The heads' classes: the intents in order, then kinds of ordinary text."""
+    return (*intents, *ORDINARY_CLASSES)
+
+
+def projection_matrix(dimensions: int, seed: int = 7) -> np.ndarray:
+    """A random orthonormal map to PROJECTION dimensions, float32 (D, P). It keeps cosines well
+    enough to compare an event with the account's own past, at a sixth of the memory."""
+    gaussian = np.random.default_rng(seed).standard_normal((dimensions, PROJECTION))
+    orthonormal, _ = np.linalg.qr(gaussian)
+    return (orthonormal * np.sqrt(dimensions / PROJECTION)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class IntentHeads:
+    """Weights of the heads. The leading axis of each array is the place, in the order of PLACES.
+
+    dense_weight (2, D, C) and dense_bias (2, C) float32; lexical_weight (2, BUCKETS, C) float16
+    and lexical_bias (2, C) float32; projection (D, P) float32.
+    """
+
+    dense_weight: np.ndarray
+    dense_bias: np.ndarray
+    lexical_weight: np.ndarray
+    lexical_bias: np.ndarray
+    projection: np.ndarray
+
+    @property
+    def dimensions(self) -> int:
+        return int(self.dense_weight.shape[1])
+
+    @property
+    def class_count(self) -> int:
+        return int(self.dense_weight.shape[2])
+
+    def dense_logits(self, vectors: np.ndarray, place: int) -> np.ndarray:
+        """(N, D) unit vectors -> (N, C) logits."""
+        return np.asarray(vectors @ self.dense_weight[place] + self.dense_bias[place])
+
+    def lexical_logits(self, chunks: list[np.ndarray], place: int) -> np.ndarray:
+        """Bucket ids of each stretch of one text -> (C,) logits, the largest over the stretches."""
+        table = self.lexical_weight[place]
+        rows = [
+            table[ids].sum(axis=0, dtype=np.float32) / np.sqrt(max(len(ids), 1)) for ids in chunks
+        ]
+        return np.asarray(np.max(rows, axis=0) + self.lexical_bias[place])
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(save_tensors({name: getattr(self, name) for name in _FIELDS}))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, dimensions: int, classes: int) -> IntentHeads:
+        """Read what `save` wrote; BundleError unless every array has its shape and is finite."""
+        try:
+            tensors = load_tensors(content)
+        except Exception as error:
+            raise BundleError(
+                f"heads.safetensors must be a safetensors file, however: {type(error).__name__}; "
+                "take the bundle from its source again"
+            ) from error
+        expected = {
+            "dense_weight": (2, dimensions, classes),
+            "dense_bias": (2, classes),
+            "lexical_weight": (2, BUCKETS, classes),
+            "lexical_bias": (2, classes),
+            "projection": (dimensions, PROJECTION),
+        }
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if found != expected:
+            raise BundleError(
+                f"heads.safetensors must hold {expected}, however: {found}; "
+                "take the bundle from its source again"
+            )
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise BundleError(
+                    f"heads.safetensors must hold finite numbers, however: {name} does not; "
+                    "take the bundle from its source again"
+                )
+        return cls(**tensors)
+
+
+_FIELDS = ("dense_weight", "dense_bias", "lexical_weight", "lexical_bias", "projection")

@@ -1,0 +1,44 @@
+"""Hashed character n-grams: the bag of a text's short character runs, in any script.
+
+The encoder was trained on English; a wrapper in another language is told by its characters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BUCKETS = 1 << 15
+CHUNK_CHARS = 1000
+MAX_CHUNKS = 64
+_LENGTHS = (2, 3, 4, 5)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def ngram_chunks(text: str) -> list[np.ndarray]:
+    """Bucket ids of the n-grams of each stretch of the text, sorted and unique, int32 arrays.
+
+    A long text is read in stretches so that a payload is not diluted by what stands around it.
+    At most MAX_CHUNKS stretches are read, half from the beginning and half from the end.
+    """
+    text = text.lower()
+    starts = list(range(0, max(len(text), 1), CHUNK_CHARS))
+    if len(starts) > MAX_CHUNKS:
+        starts = starts[: MAX_CHUNKS // 2] + starts[-MAX_CHUNKS // 2 :]
+    return [_buckets(text[start : start + CHUNK_CHARS]) for start in starts]
+
+
+def _buckets(text: str) -> np.ndarray:
+    points = np.frombuffer(
+        f" {text} ".encode("utf-32-le", "surrogatepass"), dtype=np.uint32
+    ).astype(np.uint64)
+    found = []
+    for length in _LENGTHS:
+        if len(points) < length:
+            break
+        span = len(points) - length + 1
+        mixed = np.full(span, length, dtype=np.uint64)
+        for offset in range(length):
+            mixed = (mixed ^ points[offset : offset + span]) * _MULTIPLIER
+            mixed ^= mixed >> np.uint64(29)
+        found.append(mixed >> np.uint64(64 - 15))
+    return np.unique(np.concatenate(found)).astype(np.int32)

@@ -1,0 +1,66 @@
+"""The way of one event up to its texts: normalise, split, and what else the features need."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stillwatch.data.events import Event
+from stillwatch.model.encoder import Encoder, TextVectors
+from stillwatch.model.features import event_scalars, feature_state_fields
+from stillwatch.model.framing import split_prompt
+from stillwatch.model.text import decoded_views, normalise
+
+
+class EventTexts(NamedTuple):
+    """An event's two texts, normalised, and its scalar features. `frame` is the system prompt and
+    what the prompt shares with the account's recent ones; empty if there is neither."""
+
+    frame: str
+    slot: str
+    frame_hash: int
+    scalars: list[float]
+
+
+def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> np.dtype:
+    """The record that holds all that is kept of an account between events."""
+    return np.dtype(
+        [*feature_state_fields(classes, intents), ("classifier", "<f4", tuple(classifier_shape))]
+    )
+
+
+def read_event(event: Event, record: np.void) -> EventTexts:
+    """Normalise and split one event; remembers the prompt's frame hashes in `record`."""
+    prompt = normalise(event.prompt)
+    split = split_prompt(prompt, record)
+    parts = [normalise(event.system)] if event.system else []
+    if split.frame:
+        parts.append(split.frame)
+    frame = "\n".join(parts).strip()
+    frame_hash = (zlib.crc32(frame.encode("utf-8", "replace")) or 1) if frame else 0
+    return EventTexts(frame, split.slot, frame_hash, event_scalars(event, split, prompt))
+
+
+def encode_texts(encoder: Encoder, texts: Sequence[str]) -> list[TextVectors]:
+    """Vectors of normalised texts. What a text hides in an encoding is read as further windows
+    of it."""
+    views = [decoded_views(text) for text in texts]
+    flat = [view for text, decoded in zip(texts, views, strict=True) for view in (text, *decoded)]
+    encoded = iter(encoder.encode(flat))
+    merged = []
+    for decoded in views:
+        own = [next(encoded) for _ in range(1 + len(decoded))]
+        if len(own) == 1:
+            merged.append(own[0])
+            continue
+        merged.append(
+            TextVectors(
+                np.concatenate([item.windows for item in own]),
+                sum(item.tokens for item in own),
+                any(item.truncated for item in own),
+            )
+        )
+    return merged

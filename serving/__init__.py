@@ -1,0 +1,1 @@
+"""How a detector is run: scorer, account state, campaigns and the command line."""

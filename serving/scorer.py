@@ -1,0 +1,334 @@
+"""The scorer: events in, verdicts out. Needs no torch.
+
+The same code serves batch scoring and single events, and gives the same numbers for both: what an
+event adds depends on the event and on its account's record, never on what is scored beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stillwatch.data.errors import BundleError
+from stillwatch.data.events import Event
+from stillwatch.model.bundle import Bundle, Layout, load_bundle, released_bundle
+from stillwatch.model.encoder import Encoder, OnnxEncoder
+from stillwatch.model.encoder_export import cached_encoder, check_golden
+from stillwatch.model.features import EventFacts, advance
+from stillwatch.model.heads import PLACES, IntentHeads
+from stillwatch.model.runtime import ClassifierStep
+from stillwatch.model.signals import SignalLayout, text_signals
+from stillwatch.model.stream import EventTexts, encode_texts, read_event, state_dtype
+from stillwatch.model.templates import BenignIndex, TemplateIndex
+from stillwatch.serving.accounts import AccountTable
+from stillwatch.serving.verdict import Evidence, Verdict, excerpt
+
+SIGNALS_KEPT = 131_072
+"""Distinct texts whose signals are kept; the longest unused go first."""
+FRAME, SLOT = PLACES.index("frame"), PLACES.index("slot")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A template near a text; similarity is a cosine, higher is closer."""
+
+    template_id: str
+    intent: str
+    similarity: float
+    text: str
+    language: str
+    source: str
+
+
+class _Signal(NamedTuple):
+    row: np.ndarray
+    template: int
+    truncated: bool
+
+
+class _Read(NamedTuple):
+    event: Event
+    row: int
+    texts: EventTexts
+    frame_key: bytes
+    slot_key: bytes
+
+
+class _Outcome(NamedTuple):
+    risk: np.ndarray
+    intents: np.ndarray
+    evidence: np.ndarray
+
+
+class Scorer:
+    """Scores accounts' streams with one bundle and keeps their states in memory."""
+
+    def __init__(self, bundle: Bundle, encoder: Encoder) -> None:
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.bundle_id = bundle.id
+        self.intents = tuple(manifest.intents)
+        self.truncated = 0
+        self._encoder = encoder
+        self._layout = SignalLayout(len(manifest.classes))
+        dimensions = manifest.encoder.dimensions
+        self._heads = IntentHeads.from_bytes(
+            bundle.content["heads.safetensors"], dimensions, len(manifest.classes)
+        )
+        self._templates = TemplateIndex.from_bytes(
+            bundle.content["templates.faiss"], bundle.content["templates.jsonl"], dimensions
+        )
+        self._benign = BenignIndex.from_bytes(
+            bundle.content["benign.faiss"], tuple(manifest.benign_sources), dimensions
+        )
+        self._step = ClassifierStep(
+            bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
+            tuple(manifest.classifier_state),
+        )  # fmt: skip
+        self._signals: OrderedDict[bytes, _Signal] = OrderedDict()
+        record = state_dtype(
+            self._layout.classes, len(self.intents), manifest.classifier_state
+        )
+        self._accounts = AccountTable(
+            np.dtype([*_fields(record), *_verdict_fields(len(self.intents))])
+        )
+
+    @classmethod
+    def from_bundle(cls, path: Path | None = None, threads: int = 1) -> Scorer:
+        """Load and verify a bundle; None is the one that comes with the package. A bundle
+        without its encoder takes the cached export, made on first use if torch is there."""
+        bundle = load_bundle(path or released_bundle())
+        encoder = OnnxEncoder(_encoder_source(bundle), threads=threads)
+        if encoder.dimensions != bundle.manifest.encoder.dimensions:
+            raise BundleError(
+                f"the encoder must have {bundle.manifest.encoder.dimensions} dimensions, "
+                f"however: {encoder.dimensions}; use the encoder that the bundle names"
+            )
+        check_golden(encoder, bundle.manifest.encoder.golden)
+        return cls(bundle, encoder)
+
+    @property
+    def threshold(self) -> float:
+        return self.bundle.manifest.thresholds.enter
+
+    def ingest(self, events: Iterable[Event]) -> None:
+        """Score events without building verdicts. Events of an account come in their order."""
+        self._score(list(events), None)
+
+    def update(self, events: Iterable[Event]) -> list[Verdict]:
+        """Score events; the verdict of each event's account after it, in the order given."""
+        events = list(events)
+        verdicts: list[Verdict | None] = [None] * len(events)
+        self._score(events, verdicts)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def verdict(self, account_id: str) -> Verdict:
+        """The account's verdict now; KeyError if it was never seen."""
+        if account_id not in self._accounts:
+            raise KeyError(account_id)
+        return self._verdict(account_id, self._accounts.row(account_id))
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """One verdict an account, in the order in which they were first seen."""
+        for row, account_id in enumerate(self._accounts.names):
+            yield self._verdict(account_id, row)
+
+    def peak_risks(self) -> np.ndarray:
+        """Highest risk that each account ever had, float32 (accounts,)."""
+        records = [self._accounts.record(row) for row in range(len(self._accounts))]
+        return np.array([record["peak"] for record in records], dtype=np.float32)
+
+    def search_templates(self, text: str, k: int = 5) -> list[Match]:
+        """The k templates nearest to a text, nearest first."""
+        from stillwatch.model.text import normalise
+
+        vector = encode_texts(self._encoder, [normalise(text)])[0].vector
+        k = min(k, len(self._templates.templates))
+        similarity, index = self._templates.search(vector[None, :], k)
+        found = []
+        for value, position in zip(similarity[0], index[0], strict=True):
+            template = self._templates.templates[int(position)]
+            found.append(
+                Match(
+                    template.id, template.intent, float(value), template.text,
+                    template.language, template.source,
+                )
+            )  # fmt: skip
+        return found
+
+    def _score(self, events: list[Event], verdicts: list[Verdict | None] | None) -> None:
+        reads = [self._read(event) for event in events]
+        signals = self._look_up(reads)
+        seen: dict[int, int] = {}
+        waves: list[list[int]] = []
+        for position, read in enumerate(reads):
+            wave = seen.get(read.row, 0)
+            seen[read.row] = wave + 1
+            if wave == len(waves):
+                waves.append([])
+            waves[wave].append(position)
+        for wave_positions in waves:
+            self._score_wave(wave_positions, reads, signals, verdicts)
+
+    def _read(self, event: Event) -> _Read:
+        row = self._accounts.row(event.account_id)
+        texts = read_event(event, self._accounts.record(row))
+        return _Read(event, row, texts, _key(FRAME, texts.frame), _key(SLOT, texts.slot))
+
+    def _look_up(self, reads: Sequence[_Read]) -> dict[bytes, _Signal]:
+        """Signals of every text of these events; unknown ones are encoded."""
+        found: dict[bytes, _Signal] = {}
+        missing: tuple[dict[bytes, str], dict[bytes, str]] = ({}, {})
+        for read in reads:
+            pairs = [(SLOT, read.slot_key, read.texts.slot)]
+            if read.texts.frame:
+                pairs.append((FRAME, read.frame_key, read.texts.frame))
+            for place, key, text in pairs:
+                known = self._signals.get(key)
+                if known is None:
+                    missing[place][key] = text
+                else:
+                    self._signals.move_to_end(key)
+                    found[key] = known
+        for place, texts in enumerate(missing):
+            encoded = encode_texts(self._encoder, list(texts.values()))
+            rows, templates = text_signals(
+                list(texts.values()), encoded, place, self._heads, self._templates, self._benign
+            )
+            for position, key in enumerate(texts):
+                signal = _Signal(
+                    rows[position].copy(), int(templates[position]), encoded[position].truncated
+                )
+                found[key] = self._signals[key] = signal
+        while len(self._signals) > SIGNALS_KEPT:
+            self._signals.popitem(last=False)
+        return found
+
+    def _score_wave(
+        self,
+        positions: list[int],
+        reads: Sequence[_Read],
+        signals: dict[bytes, _Signal],
+        verdicts: list[Verdict | None] | None,
+    ) -> None:
+        """One event each of different accounts."""
+        wave = [reads[position] for position in positions]
+        rows = np.array([read.row for read in wave])
+        slot = np.stack([signals[read.slot_key].row for read in wave])
+        frame = np.zeros_like(slot)
+        for position, read in enumerate(wave):
+            if read.texts.frame:
+                frame[position] = signals[read.frame_key].row
+        facts = EventFacts(
+            np.array([read.event.timestamp for read in wave]),
+            np.array([read.texts.frame_hash for read in wave], dtype=np.uint32),
+            np.array([read.texts.scalars for read in wave], dtype=np.float32),
+        )
+        records = self._accounts.gather(rows)
+        features = advance(records, frame, slot, facts, self._layout, len(self.intents))
+        logits, records["classifier"] = self._step.run(features, records["classifier"])
+        outcome = self._judge(records, logits)
+        for position, read in enumerate(wave):
+            keys = [read.slot_key, read.frame_key] if read.texts.frame else [read.slot_key]
+            truncated = any(signals[key].truncated for key in keys)
+            records["truncated"][position] += truncated
+            self.truncated += truncated
+            self._keep_evidence(read, outcome.evidence[position], [signals[key] for key in keys])
+        self._accounts.scatter(rows, records)
+        if verdicts is not None:
+            for position, read in zip(positions, wave, strict=True):
+                verdicts[position] = self._verdict(read.event.account_id, read.row)
+
+    def _judge(self, records: np.ndarray, logits: np.ndarray) -> _Outcome:
+        """Calibrated figures from logits (B, 1 + 2I), and the flags in `records`."""
+        calibration = self.bundle.manifest.calibration
+        thresholds = self.bundle.manifest.thresholds
+        count = len(self.intents)
+        risk = _sigmoid(calibration.slope * logits[:, 0] + calibration.offset)
+        intents = _sigmoid(calibration.slope * logits[:, 1 : 1 + count] + calibration.offset)
+        records["risk"] = risk
+        records["peak"] = np.maximum(records["peak"], risk)
+        records["intents"] = intents
+        entering = (records["flagged_after"] == 0) & (risk >= thresholds.enter)
+        leaving = risk < thresholds.leave
+        records["flagged_after"] = np.where(
+            leaving, 0, np.where(entering, records["events"], records["flagged_after"])
+        )
+        return _Outcome(risk, intents, _sigmoid(logits[:, 1 + count :]))
+
+    def _keep_evidence(
+        self, read: _Read, evidence: np.ndarray, signals: Sequence[_Signal]
+    ) -> None:
+        strongest = int(np.argmax(evidence))
+        contribution = float(evidence[strongest])
+        if contribution <= self._accounts.weakest_evidence(read.row):
+            return
+        nearest = max(signals, key=lambda signal: signal.row[self._layout.template])
+        template = (
+            self._templates.templates[nearest.template].id if nearest.template >= 0 else None
+        )
+        self._accounts.add_evidence(
+            read.row,
+            Evidence(
+                event_id=read.event.event_id,
+                intent=self.intents[strongest],
+                contribution=contribution,
+                template_id=template,
+                similarity=float(nearest.row[self._layout.template]),
+                excerpt=excerpt(read.event.prompt),
+            ),
+        )
+
+    def _verdict(self, account_id: str, row: int) -> Verdict:
+        record = self._accounts.record(row)
+        flagged_after = int(record["flagged_after"])
+        return Verdict(
+            account_id=account_id,
+            events=int(record["events"]),
+            risk=float(record["risk"]),
+            intents={
+                name: float(value)
+                for name, value in zip(self.intents, record["intents"], strict=True)
+            },
+            flagged=flagged_after > 0,
+            threshold=self.threshold,
+            flagged_after=flagged_after or None,
+            evidence=self._accounts.evidence(row),
+            bundle=self.bundle_id,
+            truncated=int(record["truncated"]),
+        )
+
+
+def _encoder_source(bundle: Bundle) -> Path | tuple[bytes, bytes]:
+    if bundle.has_encoder:
+        model, tokenizer = (bundle.content[name] for name in Layout.ENCODER)
+        return model, tokenizer
+    entry = bundle.manifest.encoder
+    return cached_encoder(entry.name, "fp32" if entry.precision == "fp32" else "int8")
+
+
+def _fields(dtype: np.dtype) -> list[tuple]:
+    """A structured type's fields in the form that numpy.dtype takes."""
+    return [(name, dtype[name].base, dtype[name].shape) for name in dtype.names or ()]
+
+
+def _verdict_fields(intents: int) -> list[tuple]:
+    return [
+        ("risk", "<f4"), ("peak", "<f4"), ("intents", "<f4", (intents,)),
+        ("flagged_after", "<u4"), ("truncated", "<u4"),
+    ]  # fmt: skip
+
+
+def _key(place: int, text: str) -> bytes:
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16, salt=bytes([place]))
+    return digest.digest()
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60)))

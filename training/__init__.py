@@ -1,0 +1,1 @@
+"""How a detector is made and judged: training, calibration, evaluation and baselines."""

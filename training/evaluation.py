@@ -1,0 +1,158 @@
+"""The detector on material of which it has seen nothing: fold by fold, beside its baselines.
+
+For each fold, heads, template index, benign references and classifier are made from the other
+folds alone; then the fold's campaigns are scored against ordinary traffic.
+
+known traffic: ordinary streams of the other folds' sources and products, other prompts of them.
+new traffic: ordinary streams of the held-out fold too; the threshold is set on a third of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stillwatch.data.simulator.attacks import SHARES, compose_attack
+from stillwatch.data.simulator.materials import Materials, split_folds
+from stillwatch.data.simulator.ordinary import compose_ordinary
+from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
+from stillwatch.training.composition import TEST_PART, TEST_PARTS, available_intents
+from stillwatch.training.fit_classifier import fit_classifier, stream_logits
+from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
+from stillwatch.training.settings import Settings
+from stillwatch.training.workbench import Workbench
+
+@dataclass(frozen=True)
+class TestSet:
+    """One fold's test streams: attacks under known and under new cover, ordinary of both."""
+
+    __test__ = False
+    attacks_known: FramedStreams
+    attacks_new: FramedStreams
+    ordinary_known: FramedStreams
+    ordinary_new: FramedStreams
+
+
+def compose_tests(
+    materials: Materials, settings: Settings, table: TextTable, progress: Callable[[str], None]
+) -> list[TestSet]:
+    """Test streams of every fold; must use the same folds as the training streams."""
+    plan = settings.composition
+    parts = split_folds(materials, plan.folds)
+    tests = []
+    for number, part in enumerate(parts):
+        progress(f"composing test streams of fold {number + 1} of {plan.folds}")
+        rng = np.random.default_rng([settings.seed, 41, number])
+        known = _union([p for n, p in enumerate(parts) if n != number]).half(TEST_PART, TEST_PARTS)
+        cells = [(i, s) for i in available_intents(part, settings.intents) for s in SHARES]
+        attacks = {
+            name: frame_streams(
+                [
+                    compose_attack(rng, part, cover, f"t{number}{name}{c}-{k}", intent, share)
+                    for c, (intent, share) in enumerate(cells)
+                    for k in range(plan.test_attacks)
+                ],
+                table,
+            )
+            for name, cover in (("known", known), ("new", part))
+        }
+        ordinary = {
+            name: frame_streams(
+                [
+                    compose_ordinary(rng, cover, f"t{number}{name}o{k}")
+                    for k in range(plan.test_ordinary)
+                ],
+                table,
+            )
+            for name, cover in (("known", known), ("new", part))
+        }
+        tests.append(
+            TestSet(attacks["known"], attacks["new"], ordinary["known"], ordinary["new"])
+        )
+    return tests
+
+
+def _union(parts: list[Materials]) -> Materials:
+    phrases: dict = {}
+    for part in parts:
+        for kind, own in part.phrases.items():
+            phrases[kind] = (*phrases.get(kind, ()), *own)
+    return Materials(
+        tuple(s for part in parts for s in part.sources),
+        tuple(w for part in parts for w in part.wrappers),
+        tuple(p for part in parts for p in part.products),
+        phrases,
+    )
+
+
+@dataclass
+class Scores:
+    """Scores of one fold's test by one method: higher is more suspicious, one an account."""
+
+    attacks_known: np.ndarray
+    attacks_new: np.ndarray
+    ordinary_known: np.ndarray
+    ordinary_new: np.ndarray
+
+
+@dataclass
+class FoldResult:
+    """One fold: its test streams and, by method, their scores. `paths` holds the detector's
+    logits at every event, by the same names as Scores."""
+
+    number: int
+    test: TestSet
+    scores: dict[str, Scores] = field(default_factory=dict)
+    paths: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+
+SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
+
+
+def evaluate_fold(
+    bench: Workbench,
+    number: int,
+    test: TestSet,
+    folder: Path,
+    show_progress: bool,
+    baselines: bool = True,
+) -> FoldResult:
+    """Train on all other folds and score this one."""
+    others = tuple(n for n in range(len(bench.folds)) if n != number)
+    training = bench.training_set(others)
+    bench.progress(f"training the classifier without fold {number + 1}")
+    classifier = fit_classifier(
+        training, bench.settings, folder / f"fold-{number + 1}", show_progress, seed=number
+    )
+    readers = bench.readers(others)
+    result = FoldResult(number, test)
+    final = {}
+    for name in SETS:
+        streams = bench.stream_set(getattr(test, name), readers)
+        result.paths[name] = stream_logits(classifier, streams.features)
+        final[name] = np.array([path[-1, 0] for path in result.paths[name]])
+    result.scores["stillwatch"] = Scores(**final)
+    if baselines:
+        bench.progress(f"baselines without fold {number + 1}")
+        train_sets = [bench.folds[n].streams for n in others]
+        fitted: list[Baseline] = summary_baselines(
+            account_summaries(train_sets, bench.vectors, readers.templates, readers.benign),
+            np.concatenate([s.is_attack for s in train_sets]),
+            bench.settings.seed,
+        )
+        inputs = {
+            name: account_summaries(
+                [getattr(test, name)], bench.vectors, readers.templates, readers.benign
+            )
+            for name in SETS
+        }
+        for baseline in fitted:
+            result.scores[baseline.name] = Scores(
+                **{name: baseline.score(inputs[name]) for name in SETS}
+            )
+    return result
+
+

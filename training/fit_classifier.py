@@ -1,0 +1,89 @@
+"""Trains one sequence classifier: Lightning trainer, checkpoints, logs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from stillwatch.model.classifier import Classifier, ClassifierConfig
+from stillwatch.training.datamodule import StreamDataModule, StreamSet
+from stillwatch.training.module import ClassifierModule
+from stillwatch.training.settings import Settings
+
+VALIDATION_SHARE = 0.06
+
+
+def fit_classifier(
+    streams: StreamSet, settings: Settings, folder: Path, show_progress: bool, seed: int = 0
+) -> Classifier:
+    """Train on these streams; a few of them are kept to watch the training by.
+
+    Writes checkpoints, CSV and TensorBoard logs under `folder`; goes on from its last checkpoint
+    if there is one.
+    """
+    optimisation = settings.optimisation
+    torch.use_deterministic_algorithms(True)
+    lightning.seed_everything(settings.seed * 1000 + seed, verbose=False)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    order = np.random.default_rng([settings.seed, 31, seed]).permutation(len(streams))
+    held = int(len(streams) * VALIDATION_SHARE)
+    train, validation = streams.subset(order[held:]), streams.subset(order[:held])
+
+    config = ClassifierConfig(
+        features=streams.features[0].shape[1],
+        intents=streams.intents.shape[1],
+        width=optimisation.width,
+        layers=optimisation.layers,
+        heads=optimisation.heads,
+        key=optimisation.key,
+        dropout=optimisation.dropout,
+    )
+    module = ClassifierModule(
+        config, optimisation.learning_rate, optimisation.weight_decay, optimisation.epochs
+    )
+    mean, deviation = feature_moments(train)
+    module.classifier.set_scale(torch.from_numpy(mean), torch.from_numpy(deviation))
+
+    checkpoint = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True, save_top_k=0)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=optimisation.epochs,
+        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
+        callbacks=[checkpoint, *([RichProgressBar()] if show_progress else [])],
+        enable_progress_bar=show_progress,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        log_every_n_steps=20,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    data = StreamDataModule(train, validation, optimisation.batch_events, settings.seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    return module.classifier.eval()
+
+
+def feature_moments(streams: StreamSet) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each feature over events, each stream weighing alike, float32 (F,)."""
+    means = np.stack([f.astype(np.float32).mean(axis=0) for f in streams.features])
+    squares = np.stack([(f.astype(np.float32) ** 2).mean(axis=0) for f in streams.features])
+    mean = means.mean(axis=0)
+    return mean, np.sqrt(np.maximum(squares.mean(axis=0) - mean**2, 0))
+
+
+@torch.no_grad()
+def stream_logits(classifier: Classifier, features: list[np.ndarray]) -> list[np.ndarray]:
+    """Logits float32 (T, 1 + 2I) of each stream."""
+    classifier.eval()
+    return [
+        classifier(torch.from_numpy(own.astype(np.float32))[None])[0].numpy() for own in features
+    ]

@@ -1,0 +1,81 @@
+"""From corpora to a workbench: compose, frame, encode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from stillwatch.data.corpora import read_corpora
+from stillwatch.data.simulator.materials import Materials
+from stillwatch.model.encoder import OnnxEncoder
+from stillwatch.model.encoder_export import cached_encoder
+from stillwatch.model.stream import encode_texts
+from stillwatch.model.templates import Template, embedding_text, load_library
+from stillwatch.model.text import normalise
+from stillwatch.training.composition import all_materials, compose_folds
+from stillwatch.training.evaluation import TestSet, compose_tests
+from stillwatch.training.framed import TextTable
+from stillwatch.training.settings import Settings
+from stillwatch.training.vectors import VectorCache, VectorTable
+from stillwatch.training.workbench import Workbench
+
+Progress = Callable[[str], None]
+
+
+def load_encoder(settings: Settings, threads: int, progress: Progress) -> OnnxEncoder:
+    """The encoder as it serves: training reads what serving will read."""
+    precision = "fp32" if settings.precision == "fp32" else "int8"
+    return OnnxEncoder(cached_encoder(settings.encoder, precision, progress), threads=threads)
+
+
+def prepare(
+    settings: Settings,
+    corpora: Path | None,
+    cache: Path,
+    threads: int,
+    progress: Progress,
+    tests: bool = False,
+) -> tuple[Workbench, Materials, OnnxEncoder, list[TestSet]]:
+    """Compose every fold's training streams and, with `tests`, its test streams; encode all
+    their texts."""
+    settings.check()
+    progress("reading the corpora")
+    sources = read_corpora(corpora, settings.composition.source_prompts)
+    materials = all_materials(sources, settings.composition.hold_out)
+    encoder = load_encoder(settings, threads, progress)
+    table = TextTable()
+    folds = compose_folds(
+        materials, settings.intents, settings.composition, settings.seed, table, progress, tests
+    )
+    test_sets = compose_tests(materials, settings, table, progress) if tests else []
+    vectors = encode_table(table, encoder, cache, progress)
+    library = tuple(t for t in load_library() if t.intent in settings.intents)
+    bench = Workbench(
+        settings, folds, table.texts, vectors, library, library_vectors(library, encoder), progress
+    )
+    return bench, materials, encoder, test_sets
+
+
+def encode_table(
+    table: TextTable, encoder: OnnxEncoder, cache: Path, progress: Progress
+) -> VectorTable:
+    """Vectors of all texts of the table, from the cache where they are known."""
+    started = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        rate = done / max(time.monotonic() - started, 1e-6)
+        progress(f"encoding: {done:,} of {total:,} texts, {rate:.0f} a second")
+
+    store = VectorCache(cache, f"{encoder.spec.to_json()}")
+    encoded = store.fill(table.texts, encoder, report)
+    progress(f"encoded {encoded:,} texts, {len(table.texts) - encoded:,} taken from the cache")
+    return store.table(table.texts)
+
+
+def library_vectors(library: tuple[Template, ...], encoder: OnnxEncoder) -> np.ndarray:
+    """Unit vectors float32 (N, D) of the templates, slots left out."""
+    texts = [normalise(embedding_text(template)) for template in library]
+    return np.stack([item.vector for item in encode_texts(encoder, texts)])

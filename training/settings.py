@@ -1,0 +1,134 @@
+"""Settings of a training run. One YAML file holds them and is saved with each run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillwatch.data.errors import ConfigError
+
+DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
+
+
+@dataclass
+class Composition:
+    """How many streams are composed, and from what.
+
+    Args:
+        folds: parts into which sources, wrapper families and product trades are dealt.
+        source_prompts: prompts taken of each source; null takes all.
+        attacks: attacking accounts composed in each fold for training.
+        ordinary: ordinary accounts composed in each fold for training.
+        test_attacks: attacking accounts of each intent and share in each fold's test.
+        test_ordinary: ordinary accounts in each fold's test, of each setting.
+        hold_out: sources, wrapper families, wrappers, products or trades never to be used.
+    """
+
+    folds: int = 5
+    source_prompts: int | None = 1500
+    attacks: int = 900
+    ordinary: int = 1500
+    test_attacks: int = 25
+    test_ordinary: int = 1000
+    hold_out: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Optimisation:
+    """The classifier's size and training.
+
+    Args:
+        width: width of the residual stream.
+        layers: layers of attention.
+        heads: attention heads of each layer.
+        key: size of a key.
+        dropout: share of activations dropped.
+        longest: events of a stream used in training.
+        epochs: passes over the streams.
+        learning_rate: highest rate of the one-cycle schedule.
+        weight_decay: of AdamW.
+        batch_events: padded events in a batch.
+        head_examples: texts of each place used to fit the heads.
+    """
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    key: int = 8
+    dropout: float = 0.1
+    longest: int = 256
+    epochs: int = 12
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    batch_events: int = 8192
+    head_examples: int = 30000
+
+
+@dataclass
+class Settings:
+    """A training run.
+
+    Args:
+        seed: of everything that is drawn.
+        encoder: a sentence-transformers model, by name or folder.
+        precision: of the exported encoder, int8 or fp32.
+        intents: what a stream can be after, in order; a new intent is a new line here, and
+            wrappers or labelled logs that name it.
+        prevalence: share of attacking accounts for which risk is a calibrated probability.
+        max_fpr: false-positive rate of the default thresholds, on ordinary traffic of folds
+            that were left out.
+        calibration_folds: folds left out in turn to calibrate on.
+        labelled: folders with labelled logs (a log beside its labels) to train on as well.
+        composition: what is composed of the corpora.
+        optimisation: the classifier.
+    """
+
+    seed: int = 1
+    encoder: str = "all-MiniLM-L6-v2"
+    precision: str = "int8"
+    intents: list[str] = field(default_factory=lambda: list(DEFAULT_INTENTS))
+    prevalence: float = 0.05
+    max_fpr: float = 0.003
+    calibration_folds: int = 2
+    labelled: list[str] = field(default_factory=list)
+    composition: Composition = field(default_factory=Composition)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+    def check(self) -> None:
+        """ConfigError that lists every setting that cannot be used."""
+        faults = []
+        if self.precision not in ("int8", "fp32"):
+            faults.append(f"precision must be int8 or fp32, however: {self.precision}")
+        if not self.intents or len(set(self.intents)) != len(self.intents):
+            faults.append(f"intents must be different names, however: {self.intents}")
+        if self.composition.folds < 3:
+            faults.append(f"composition.folds must be 3 or more, however: {self.composition.folds}")
+        for name in ("prevalence", "max_fpr"):
+            if not 0 < getattr(self, name) < 0.5:
+                faults.append(f"{name} must lie in (0, 0.5), however: {getattr(self, name)}")
+        if not 1 <= self.calibration_folds <= self.composition.folds:
+            faults.append(
+                f"calibration_folds must be 1 to {self.composition.folds}, however: "
+                f"{self.calibration_folds}"
+            )
+        for part in (self.composition, self.optimisation):
+            for item in fields(part):
+                value = getattr(part, item.name)
+                if isinstance(value, int | float) and value < 0:
+                    faults.append(f"{item.name} must not be negative, however: {value}")
+        if self.optimisation.width % self.optimisation.heads:
+            faults.append(
+                f"width must be a multiple of heads, however: {self.optimisation.width} and "
+                f"{self.optimisation.heads}"
+            )
+        if faults:
+            raise ConfigError("; ".join(faults) + "; correct the configuration")
+
+    def to_fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(self.to_fields(), sort_keys=False), encoding="utf-8")
