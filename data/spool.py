@@ -51,7 +51,7 @@ class EventSpool:
         """How many accounts there are."""
 
     def __enter__(self) -> EventSpool:
-        self._file = tempfile.TemporaryFile(dir=self._folder, prefix="stillwatch-")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=self._folder, prefix="stillwatch-")
         try:
             self._fill(self._file)
         except BaseException:
@@ -83,9 +83,8 @@ class EventSpool:
             raise ValueError(f"size must be at least 1, however: {size}")
         if self._file is None:
             raise ValueError("An EventSpool must be read inside its with block, however: outside")
-        records = self._in_sequence() if self._offsets is None else self._by_seeking(self._offsets)
         chunk: list[Event] = []
-        for record in records:
+        for record in self._records(self._file.fileno()):
             chunk.append(_decode(record))
             if len(chunk) == size:
                 yield chunk
@@ -142,21 +141,17 @@ class EventSpool:
         # A stable sort keeps the order of arrival among equal times.
         self._offsets = starts[np.argsort(moments, kind="stable")]
 
-    def _in_sequence(self) -> Iterator[bytes]:
-        assert self._file is not None
-        # Its own descriptor, so that two iterations do not share a position.
-        with os.fdopen(os.dup(self._file.fileno()), "rb", closefd=True) as file:
-            position = 0
+    def _records(self, descriptor: int) -> Iterator[bytes]:
+        # Positions are given with each read: two iterations at once do not disturb each other.
+        if self._offsets is None:
+            offset = 0
             for _ in range(self._length):
-                # Another iteration may have moved the position that the descriptors share.
-                record, position = _read_at(file.fileno(), position)
+                record = _read_at(descriptor, offset)
+                offset += _LENGTH.size + len(record)
                 yield record
-
-    def _by_seeking(self, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[bytes]:
-        assert self._file is not None
-        descriptor = self._file.fileno()
-        for offset in offsets:
-            yield _read_at(descriptor, int(offset))[0]
+        else:
+            for offset in self._offsets:
+                yield _read_at(descriptor, int(offset))
 
     def _full(self, error: OSError) -> OutputError:
         return OutputError(
@@ -164,3 +159,67 @@ class EventSpool:
             f"{self._folder or tempfile.gettempdir()} met {os.strerror(error.errno or 0)}; "
             "set TMPDIR to another"
         )
+
+
+def _encode(event: Event) -> bytes:
+    text = _ENCODE(
+        [
+            event.event_id,
+            event.account_id,
+            event.timestamp,
+            event.prompt,
+            event.system,
+            event.turns,
+            event.model,
+            event.platform,
+            event.network,
+            event.payment,
+            event.client,
+            event.session_id,
+            event.temperature,
+            event.max_tokens,
+            event.n,
+            event.logprobs,
+            event.extra,
+        ]
+    )
+    # Unknown fields may hold lone surrogates.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode(record: bytes) -> Event:
+    fields = json.loads(record)
+    if fields[5]:
+        fields[5] = tuple([Turn(role, text) for role, text in fields[5]])
+    else:
+        fields[5] = ()
+    return Event(*fields)
+
+
+def _read_at(descriptor: int, offset: int) -> bytes:
+    """The record that starts at `offset`."""
+    data = os.pread(descriptor, _FIRST_READ_BYTES, offset)
+    (length,) = _LENGTH.unpack_from(data)
+    end = _LENGTH.size + length
+    while len(data) < end:
+        data += os.pread(descriptor, end - len(data), offset + len(data))
+    return data[_LENGTH.size : end]
+
+
+def _count_distinct(values: np.ndarray[Any, np.dtype[np.uint64]]) -> int:
+    ordered = np.sort(values)
+    return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+
+
+def _repeated(
+    high: np.ndarray[Any, np.dtype[np.uint64]], low: np.ndarray[Any, np.dtype[np.uint64]]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The positions (N,) of digests that stand at an earlier position too."""
+    # Nearly always no two share even a half, which takes less memory to find.
+    order = np.argsort(high, kind="stable")
+    ordered = high[order]
+    if not bool(np.any(ordered[1:] == ordered[:-1])):
+        return np.empty(0, np.int64)
+    order = np.lexsort((low, high))
+    near = np.flatnonzero(ordered[1:] == ordered[:-1])
+    return order[near + 1][low[order[near + 1]] == low[order[near]]]

@@ -157,11 +157,15 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, content)
 
 
+def _open_no_link(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW)
+
+
 def _read_plain(path: Path) -> bytes:
     """The bytes of a plain file with one name; links of either kind are refused, since what
     they point to can change after the check."""
     try:
-        with path.open("rb", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW)) as file:
+        with open(path, "rb", opener=_open_no_link) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                 raise BundleError(

@@ -1,4 +1,4 @@
-"""The graphs of an encoder: traced from torch, fused, quantised, and made ready to run.
+"""The graphs of an encoder: traced from torch, fused, and made ready to run.
 
 Every step takes and gives the bytes of an ONNX model that maps `input_ids` int64 (B, L) to
 `sentence_vector` float32 (B, D). There is no attention mask: windows of unequal length are never
@@ -9,7 +9,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,29 +98,6 @@ def fuse(traced: bytes, spec: EncoderSpec) -> bytes:
     return _optimise(model.SerializeToString(), basic=True)
 
 
-def quantise(fused: bytes) -> bytes:
-    """Dynamic int8: weights one scale a column, activations one scale a tensor.
-
-    Weights have seven bits: with eight, the 16-bit sums of CPUs without VNNI can saturate, and
-    the same bundle would score differently there.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with quiet(), tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "int8.onnx")
-        quantize_dynamic(
-            onnx.load_model_from_string(fused),
-            str(path),
-            op_types_to_quantize=["MatMul", "Attention"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        return path.read_bytes()
-
-
 def finish(graph: bytes, spec: EncoderSpec) -> bytes:
     """The graph as it is to run: optimised once and for all, with its description inside."""
     import onnx
@@ -195,9 +172,6 @@ def _biases_are_zero(model: Any, attention: list[Any], spec: EncoderSpec) -> boo
     transformers builds a mask of zeros where none is given; the quantised attention kernel takes
     none. A model with learnt position biases is told apart by their values.
     """
-    import onnx
-    import onnxruntime
-
     names = set()
     for node in attention:
         names |= {name for name in list(node.input)[3:] if name}
@@ -207,18 +181,26 @@ def _biases_are_zero(model: Any, attention: list[Any], spec: EncoderSpec) -> boo
             return False
     if not names:
         return True
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = probe(model, sorted(names))
     for length in (1, 2, 17, spec.limit):
         ids = np.ones((2, length), dtype=np.int64)
         for bias in session.run(sorted(names), {INPUT_NAME: ids}):
             if np.any(bias):
                 return False
     return True
+
+
+def probe(model: Any, names: Sequence[str]) -> Any:
+    """A session of a model that also gives inner values, by name."""
+    import onnx
+    import onnxruntime
+
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return onnxruntime.InferenceSession(
+        opened.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:

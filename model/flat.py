@@ -46,9 +46,7 @@ def _vector_fault(vectors: np.ndarray) -> str | None:
     return f"vector {faulty[0]} has norm {norms[faulty[0]]:.6g}" if len(faulty) else None
 
 
-def search(
-    index: faiss.IndexFlatIP, vectors: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def search(index: faiss.IndexFlatIP, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 (M, D) -> similarity float32 (M, k) and position int64 (M, k), nearest first;
     ValueError if k is above N or a value is not finite."""
     if vectors.ndim != 2 or vectors.dtype != np.float32 or vectors.shape[1] != index.d:
@@ -69,7 +67,7 @@ def search(
     return similarity, position
 
 
-def vectors(index: faiss.IndexFlatIP) -> np.ndarray:
+def stored_vectors(index: faiss.IndexFlatIP) -> np.ndarray:
     """The index's vectors, float32 (N, D)."""
     return np.asarray(index.reconstruct_n(0, index.ntotal)).reshape(index.ntotal, index.d)
 
@@ -116,7 +114,7 @@ def from_bytes(content: bytes, name: str, count: int, dimensions: int) -> faiss.
         raise refuse(f"hold {count} vectors", index.ntotal)
     if index.codes.size() != 4 * count * dimensions:
         raise refuse(f"hold {4 * count * dimensions} bytes of vectors", index.codes.size())
-    fault = _vector_fault(vectors(index))
+    fault = _vector_fault(stored_vectors(index))
     if fault:
         raise refuse("hold finite vectors of unit norm", fault)
     return index

@@ -11,7 +11,6 @@ Axis letters: N texts, D dimensions of the encoder, C classes, P dimensions of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -72,12 +71,15 @@ class IntentHeads:
         ]
         return np.asarray(np.max(rows, axis=0) + self.lexical_bias[place])
 
-    def save(self, path: Path) -> None:
-        path.write_bytes(save_tensors({name: getattr(self, name) for name in _FIELDS}))
+    def to_bytes(self) -> bytes:
+        """The contents of heads.safetensors."""
+        return save_tensors(
+            {name: np.ascontiguousarray(getattr(self, name)) for name in _FIELDS}
+        )
 
     @classmethod
     def from_bytes(cls, content: bytes, dimensions: int, classes: int) -> IntentHeads:
-        """Read what `save` wrote; BundleError unless every array has its shape and is finite."""
+        """Read what `to_bytes` gave; BundleError unless every array has its shape and is finite."""
         try:
             tensors = load_tensors(content)
         except Exception as error:

@@ -181,7 +181,7 @@ class TemplateIndex:
 
     def vectors(self) -> np.ndarray:
         """float32 (N, D)."""
-        return flat.vectors(self._index)
+        return flat.stored_vectors(self._index)
 
     def search(self, vectors: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """float32 (M, D) -> similarity float32 (M, k), higher is closer, and position in
@@ -243,7 +243,7 @@ class BenignIndex:
 
     def vectors(self) -> np.ndarray:
         """float32 (N, D)."""
-        return flat.vectors(self._index)
+        return flat.stored_vectors(self._index)
 
     def search(self, vectors: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """As TemplateIndex.search, with positions in `sources`."""
@@ -258,7 +258,9 @@ class BenignIndex:
         cls, content: Mapping[str, bytes], dimensions: int, sources: Sequence[str]
     ) -> BenignIndex:
         """Read what `to_files` gave; BundleError names the file and both values."""
-        index = flat.from_bytes(_file(content, BENIGN_FAISS), BENIGN_FAISS, len(sources), dimensions)
+        index = flat.from_bytes(
+            _file(content, BENIGN_FAISS), BENIGN_FAISS, len(sources), dimensions
+        )
         made = cls.__new__(cls)
         made.sources, made._index = tuple(sources), index
         return made
@@ -275,9 +277,10 @@ class BenignIndex:
 
 def _file(content: Mapping[str, bytes], name: str) -> bytes:
     if name not in content:
+        held = ", ".join(sorted(content)) or "nothing"
         raise BundleError(
-            f"a bundle must hold {name}, however: it holds {', '.join(sorted(content)) or 'nothing'}"
-            "; take the bundle from its source again"
+            f"a bundle must hold {name}, however: it holds {held}; "
+            "take the bundle from its source again"
         )
     return content[name]
 

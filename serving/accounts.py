@@ -15,8 +15,9 @@ EVIDENCE_KEPT = 5
 class AccountTable:
     """Records of fixed size in blocks: growing copies nothing, and an account keeps its row."""
 
-    def __init__(self, dtype: np.dtype) -> None:
+    def __init__(self, dtype: np.dtype, block: int = BLOCK) -> None:
         self._dtype = dtype
+        self._block = block
         self._blocks: list[np.ndarray] = []
         self._rows: dict[str, int] = {}
         self._evidence: list[list[Evidence]] = []
@@ -38,27 +39,27 @@ class AccountTable:
         if row is None:
             row = self._rows[account_id] = len(self._rows)
             self._evidence.append([])
-            if row // BLOCK == len(self._blocks):
-                self._blocks.append(np.zeros(BLOCK, dtype=self._dtype))
+            if row // self._block == len(self._blocks):
+                self._blocks.append(np.zeros(self._block, dtype=self._dtype))
         return row
 
     def record(self, row: int) -> np.void:
         """A view of one record: writing to it changes the table."""
-        return self._blocks[row // BLOCK][row % BLOCK]
+        return self._blocks[row // self._block][row % self._block]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Copies of these records, a structured array (B,)."""
         found = np.empty(len(rows), dtype=self._dtype)
-        for block in np.unique(rows // BLOCK):
-            inside = rows // BLOCK == block
-            found[inside] = self._blocks[block][rows[inside] % BLOCK]
+        for block in np.unique(rows // self._block):
+            inside = rows // self._block == block
+            found[inside] = self._blocks[block][rows[inside] % self._block]
         return found
 
     def scatter(self, rows: np.ndarray, records: np.ndarray) -> None:
         """Put records back; rows must differ from each other."""
-        for block in np.unique(rows // BLOCK):
-            inside = rows // BLOCK == block
-            self._blocks[block][rows[inside] % BLOCK] = records[inside]
+        for block in np.unique(rows // self._block):
+            inside = rows // self._block == block
+            self._blocks[block][rows[inside] % self._block] = records[inside]
 
     def weakest_evidence(self, row: int) -> float:
         """Contribution that an event must exceed to be kept as evidence."""

@@ -81,11 +81,9 @@ class Scorer:
         self._heads = IntentHeads.from_bytes(
             bundle.content["heads.safetensors"], dimensions, len(manifest.classes)
         )
-        self._templates = TemplateIndex.from_bytes(
-            bundle.content["templates.faiss"], bundle.content["templates.jsonl"], dimensions
-        )
-        self._benign = BenignIndex.from_bytes(
-            bundle.content["benign.faiss"], tuple(manifest.benign_sources), dimensions
+        self._templates = TemplateIndex.from_files(bundle.content, dimensions, self.intents)
+        self._benign = BenignIndex.from_files(
+            bundle.content, dimensions, manifest.benign_sources
         )
         self._step = ClassifierStep(
             bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
@@ -149,7 +147,7 @@ class Scorer:
         from stillwatch.model.text import normalise
 
         vector = encode_texts(self._encoder, [normalise(text)])[0].vector
-        k = min(k, len(self._templates.templates))
+        k = min(k, len(self._templates))
         similarity, index = self._templates.search(vector[None, :], k)
         found = []
         for value, position in zip(similarity[0], index[0], strict=True):

@@ -1,4 +1,4 @@
-"""From logits to a probability, and from ordinary traffic to thresholds."""
+"""From logits to a probability."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import numpy as np
 from scipy.optimize import minimize
 
 from stillwatch.model.bundle import Calibration
-
-LEAVE_MARGIN = 1.0
-"""A flag is left when the logit of the risk is this far below the one that enters it."""
-
 
 def fit_calibration(attacks: np.ndarray, ordinary: np.ndarray, prevalence: float) -> Calibration:
     """Platt scaling (Platt 1999) of logits of accounts that were not trained on, weighted as if
@@ -25,8 +21,3 @@ def fit_calibration(attacks: np.ndarray, ordinary: np.ndarray, prevalence: float
     found = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
     return Calibration(slope=float(round(found[0], 6)), offset=float(round(found[1], 6)))
 
-
-def leave_threshold(enter: float) -> float:
-    """The risk below which a flag is left, for the risk that enters it."""
-    logit = np.log(enter / (1 - enter)) - LEAVE_MARGIN
-    return float(1 / (1 + np.exp(-logit)))

@@ -10,8 +10,9 @@ import numpy as np
 
 from stillwatch.data.corpora import read_corpora
 from stillwatch.data.simulator.materials import Materials
-from stillwatch.model.encoder import OnnxEncoder
+from stillwatch.model.encoder import MODEL_FILE, OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder
+from stillwatch.model.sentence import sha256_of
 from stillwatch.model.stream import encode_texts
 from stillwatch.model.templates import Template, embedding_text, load_library
 from stillwatch.model.text import normalise
@@ -25,10 +26,14 @@ from stillwatch.training.workbench import Workbench
 Progress = Callable[[str], None]
 
 
-def load_encoder(settings: Settings, threads: int, progress: Progress) -> OnnxEncoder:
-    """The encoder as it serves: training reads what serving will read."""
+def load_encoder(
+    settings: Settings, threads: int, progress: Progress
+) -> tuple[OnnxEncoder, str]:
+    """The encoder as it serves, so that training reads what serving will read, and the SHA-256
+    of its model."""
     precision = "fp32" if settings.precision == "fp32" else "int8"
-    return OnnxEncoder(cached_encoder(settings.encoder, precision, progress), threads=threads)
+    folder = cached_encoder(settings.encoder, precision, progress)
+    return OnnxEncoder(folder, threads=threads), sha256_of(folder / MODEL_FILE)
 
 
 def prepare(
@@ -45,13 +50,13 @@ def prepare(
     progress("reading the corpora")
     sources = read_corpora(corpora, settings.composition.source_prompts)
     materials = all_materials(sources, settings.composition.hold_out)
-    encoder = load_encoder(settings, threads, progress)
+    encoder, digest = load_encoder(settings, threads, progress)
     table = TextTable()
     folds = compose_folds(
         materials, settings.intents, settings.composition, settings.seed, table, progress, tests
     )
     test_sets = compose_tests(materials, settings, table, progress) if tests else []
-    vectors = encode_table(table, encoder, cache, progress)
+    vectors = encode_table(table, encoder, VectorCache(cache, digest), progress)
     library = tuple(t for t in load_library() if t.intent in settings.intents)
     bench = Workbench(
         settings, folds, table.texts, vectors, library, library_vectors(library, encoder), progress
@@ -60,7 +65,7 @@ def prepare(
 
 
 def encode_table(
-    table: TextTable, encoder: OnnxEncoder, cache: Path, progress: Progress
+    table: TextTable, encoder: OnnxEncoder, store: VectorCache, progress: Progress
 ) -> VectorTable:
     """Vectors of all texts of the table, from the cache where they are known."""
     started = time.monotonic()
@@ -69,7 +74,6 @@ def encode_table(
         rate = done / max(time.monotonic() - started, 1e-6)
         progress(f"encoding: {done:,} of {total:,} texts, {rate:.0f} a second")
 
-    store = VectorCache(cache, f"{encoder.spec.to_json()}")
     encoded = store.fill(table.texts, encoder, report)
     progress(f"encoded {encoded:,} texts, {len(table.texts) - encoded:,} taken from the cache")
     return store.table(table.texts)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from stillwatch.model.bundle import Bundle, Thresholds, write_bundle
-from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
-from stillwatch.training.calibration import fit_calibration, leave_threshold
+from stillwatch.model.thresholds import leave_threshold
+from stillwatch.training.calibration import fit_calibration
 from stillwatch.training.card import model_card
 from stillwatch.training.composition import materials_hash
 from stillwatch.training.featurise import Readers
@@ -100,23 +100,20 @@ def train(
         },
     }
     card = model_card(settings, fields, figures)
-    bundle = write_bundle(output, fields, detector_files(readers, model, card, encoder, run_folder))
+    bundle = write_bundle(output, fields, detector_files(readers, model, card))
     (run_folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     return bundle
 
 
-def detector_files(
-    readers: Readers, model: bytes, card: str, encoder: OnnxEncoder, scratch: Path
-) -> dict[str, bytes]:
+def detector_files(readers: Readers, model: bytes, card: str) -> dict[str, bytes]:
     """The contents of a bundle's files, without the encoder's."""
-    folder = scratch / "files"
-    folder.mkdir(parents=True, exist_ok=True)
-    readers.heads.save(folder / "heads.safetensors")
-    readers.templates.save(folder)
-    readers.benign.save(folder)
-    names = ("heads.safetensors", "templates.faiss", "templates.jsonl", "benign.faiss")
-    content = {name: (folder / name).read_bytes() for name in names}
-    return {**content, "classifier.onnx": model, "README.md": card.encode()}
+    return {
+        "classifier.onnx": model,
+        "heads.safetensors": readers.heads.to_bytes(),
+        "README.md": card.encode(),
+        **readers.templates.to_files(),
+        **readers.benign.to_files(),
+    }
 
 
 def _left_out_logits(

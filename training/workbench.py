@@ -82,7 +82,7 @@ class Workbench:
             tuple(self.library[p] for p in kept), self.library_vectors[kept]
         )
         centres, origins = benign_bank(sets, self.vectors)
-        found = Readers(heads, templates, BenignIndex(centres, origins))
+        found = Readers(heads, templates, BenignIndex(origins, centres))
         self._readers[fold_numbers] = found
         return found
 

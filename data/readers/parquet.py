@@ -17,6 +17,8 @@ name = "parquet"
 REQUIRED = ("account_id", "timestamp", "prompt")
 BATCH_ROWS = 2000
 
+_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Never: Parquet is told by the first bytes of the file."""
@@ -90,12 +92,10 @@ def _values(column: Any) -> list[Any]:
     import pyarrow
 
     if pyarrow.types.is_timestamp(column.type):
-        # A type without a zone is UTC, as in event lines; nanoseconds are below a float's reach.
-        micros = column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
-        return [
-            None if value is None else value / 1e6
-            for value in micros.cast(pyarrow.int64()).to_pylist()
-        ]
+        # With a zone it counts in UTC; without one it is UTC, as in event lines.
+        ticks = column.cast(pyarrow.int64()).to_pylist()
+        second = _TICKS[column.type.unit]
+        return [None if tick is None else tick / second for tick in ticks]
     try:
         return column.to_pylist()
     except UnicodeDecodeError:

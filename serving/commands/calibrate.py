@@ -1,0 +1,93 @@
+"""`stillwatch calibrate`: thresholds from a site's own ordinary traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stillwatch.data.errors import ConfigError, OutputError
+from stillwatch.serving.commands import intake
+
+EXAMPLE = "Example: stillwatch calibrate last-month.jsonl.gz --max-fpr 0.003 --output our-bundle"
+MAX_FPR_LIMIT = 0.5
+
+
+def calibrate(
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...",
+            help="Ordinary traffic: JSON Lines or Parquet, plain, .gz or .zst; - is standard "
+            "input.",
+        ),
+    ],
+    max_fpr: Annotated[
+        float,
+        typer.Option(help="Share of these accounts that may be flagged, above 0 and below 0.5."),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the new bundle; new or empty.")
+    ],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The detector; default: the one in the package."),
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="As in stillwatch score; guessed."),
+    ] = None,
+    rejects: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where lines that are no events are named, with why."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first line that is no event.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that encode.")] = 1,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
+) -> None:
+    """Set the thresholds from your own ordinary traffic, without labels, in a new bundle."""
+    # Written so that NaN fails.
+    if not 0 < max_fpr < MAX_FPR_LIMIT:
+        raise ConfigError(
+            f"--max-fpr must be above 0 and below {MAX_FPR_LIMIT}, however: {max_fpr:g}; "
+            "0.003 flags three ordinary accounts in a thousand"
+        )
+    show = not no_progress
+    intake.check_logs(logs, format_name)
+    intake.check_outputs(logs, [("--rejects", rejects)])
+    _check_folder(output)
+    scorer = intake.load_scorer(bundle, threads, show)
+    from stillwatch.serving.calibrate import calibrate as set_thresholds
+
+    with intake.read_logs(logs, format_name, rejects, strict, show) as read:
+        events = intake.chunks(read.spool, "Scoring", show)
+        made = set_thresholds(scorer, events, max_fpr, output)
+        summary = (
+            f"calibrated on {len(read.spool):,} events of {read.spool.accounts:,} accounts, "
+            f"{read.rejected:,} lines rejected; threshold {scorer.threshold:.4f} became "
+            f"{made.manifest.thresholds.enter:.4f}; bundle {made.id} written to {output}"
+        )
+    typer.echo(summary, err=True)
+
+
+def _check_folder(output: Path) -> None:
+    """Raises OutputError unless the folder is new or empty and can be made."""
+    import os
+
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"--output must be a folder, however: {output} is a file; name another")
+    if output.exists() and any(output.iterdir()):
+        raise OutputError(
+            f"--output must be new or empty, however: {output} holds files; name another"
+        )
+    parent = output.resolve()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"--output must lie in a folder that can be written, however: {parent} cannot; "
+            "name another"
+        )

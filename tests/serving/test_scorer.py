@@ -1,0 +1,156 @@
+"""The scorer: the same numbers however events are handed over, and verdicts that carry evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stillwatch.data.events import Event
+from stillwatch.model.bundle import Bundle
+from stillwatch.serving import accounts
+from stillwatch.serving.scorer import Scorer
+from tests.support import INTENTS, TinyEncoder, make_events, tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def scorer(bundle: Bundle) -> Scorer:
+    return Scorer(bundle, TinyEncoder())
+
+
+def risks(scored: Scorer) -> dict[str, float]:
+    return {verdict.account_id: verdict.risk for verdict in scored.verdicts()}
+
+
+def test_event_by_event_equals_one_go(bundle: Bundle) -> None:
+    events = make_events()
+    one_go = scorer(bundle).update(events)
+    single = scorer(bundle)
+    by_event = [single.update([event])[0] for event in events]
+    for together, apart in zip(one_go, by_event, strict=True):
+        assert together.account_id == apart.account_id
+        assert together.events == apart.events
+        assert together.flagged_after == apart.flagged_after
+        assert together.risk == pytest.approx(apart.risk, abs=1e-5)
+        assert together.intents == pytest.approx(apart.intents, abs=1e-5)
+    assert len({verdict.risk for verdict in one_go}) > 50
+
+
+@pytest.mark.parametrize("size", [3, 17, 100])
+def test_the_size_of_a_batch_changes_nothing(bundle: Bundle, size: int) -> None:
+    events = make_events()
+    expected = scorer(bundle)
+    expected.ingest(events)
+    batched = scorer(bundle)
+    for start in range(0, len(events), size):
+        batched.ingest(events[start : start + size])
+    assert risks(batched) == pytest.approx(risks(expected), abs=1e-5)
+
+
+def test_neighbours_change_nothing(bundle: Bundle) -> None:
+    events = make_events()
+    together = scorer(bundle)
+    together.ingest(events)
+    alone = scorer(bundle)
+    alone.ingest([event for event in events if event.account_id == "a1"])
+    assert alone.verdict("a1").risk == pytest.approx(together.verdict("a1").risk, abs=1e-5)
+    ids = [[item.event_id for item in s.verdict("a1").evidence] for s in (alone, together)]
+    assert ids[0] == ids[1]
+
+
+def test_later_events_change_no_earlier_verdict(bundle: Bundle) -> None:
+    events = make_events()
+    changed = events[:60] + [replace(event, prompt="quite another") for event in events[60:]]
+    before, after = scorer(bundle).update(events), scorer(bundle).update(changed)
+    assert [v.risk for v in before[:60]] == pytest.approx([v.risk for v in after[:60]], abs=1e-6)
+    assert [v.risk for v in before[60:]] != pytest.approx([v.risk for v in after[60:]], abs=1e-6)
+
+
+def test_a_verdict_carries_its_evidence(bundle: Bundle) -> None:
+    events = make_events()
+    scored = scorer(bundle)
+    scored.ingest(events)
+    known = {event.event_id: event for event in events}
+    for verdict in scored.verdicts():
+        contributions = [item.contribution for item in verdict.evidence]
+        assert len(contributions) == accounts.EVIDENCE_KEPT
+        assert contributions == sorted(contributions, reverse=True)
+        assert set(verdict.intents) == set(INTENTS)
+        for item in verdict.evidence:
+            assert known[item.event_id].account_id == verdict.account_id
+            assert known[item.event_id].prompt.startswith(item.excerpt[:10])
+            assert item.template_id in {"T0", "T1", "T2"}
+
+
+def test_flags_enter_high_and_leave_low(tmp_path: Path) -> None:
+    events = make_events(accounts=8, each=40)
+    plain = Scorer(tiny_bundle(tmp_path / "a"), TinyEncoder()).update(events)
+    risk = np.array([verdict.risk for verdict in plain])
+    enter, leave = float(np.quantile(risk, 0.7)), float(np.quantile(risk, 0.4))
+    found = Scorer(tiny_bundle(tmp_path / "b", enter, leave), TinyEncoder()).update(events)
+    flagged: dict[str, int | None] = {}
+    kept_between = 0
+    for verdict in found:
+        before = flagged.get(verdict.account_id)
+        if verdict.risk >= enter:
+            expected = before or verdict.events
+        elif verdict.risk < leave:
+            expected = None
+        else:
+            expected = before
+            kept_between += before is not None
+        assert verdict.flagged_after == expected
+        assert verdict.flagged == (expected is not None)
+        flagged[verdict.account_id] = expected
+    assert kept_between > 0
+
+
+def test_a_text_past_the_cap_is_reported(bundle: Bundle) -> None:
+    scored = scorer(bundle)
+    long = " ".join(f"word{i}" for i in range(1000))
+    scored.ingest([Event("e1", "a", 1.7e9, long), Event("e2", "a", 1.7e9 + 5, "short one")])
+    assert scored.verdict("a").truncated == 1
+    assert scored.truncated == 1
+
+
+def test_repeated_texts_are_encoded_once(bundle: Bundle) -> None:
+    encoder = TinyEncoder()
+    scored = Scorer(bundle, encoder)
+    for position in range(50):
+        scored.ingest([Event(f"e{position}", f"a{position}", 1.7e9 + position, "one prompt")])
+    assert encoder.encoded == 1
+
+
+def test_signals_that_were_forgotten_come_back_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = make_events()
+    expected = scorer(bundle)
+    expected.ingest(events)
+    monkeypatch.setattr("stillwatch.serving.scorer.SIGNALS_KEPT", 3)
+    forgetful = scorer(bundle)
+    for event in events:
+        forgetful.ingest([event])
+    assert risks(forgetful) == pytest.approx(risks(expected), abs=1e-5)
+
+
+def test_the_account_table_spans_blocks() -> None:
+    table = accounts.AccountTable(np.dtype([("value", "<i8")]), block=3)
+    rows = np.array([table.row(f"a{number}") for number in range(10)])
+    assert table.row("a4") == 4
+    records = table.gather(rows)
+    records["value"] = rows * 10
+    table.scatter(rows[::-1], records[::-1])
+    table.record(7)["value"] += 1
+    assert table.gather(np.array([9, 7, 0]))["value"].tolist() == [90, 71, 0]
+    assert list(table.names) == [f"a{number}" for number in range(10)]
+
+
+def test_an_unknown_account_is_a_key_error(bundle: Bundle) -> None:
+    with pytest.raises(KeyError):
+        scorer(bundle).verdict("nobody")
