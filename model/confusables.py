@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-# Cyrillic letters that nobody tells from the Latin ones: a word of these alone may be a disguise.
+# Letters that nobody tells from the Latin ones: a word of these alone may be a disguise.
 _STRICT = dict(zip(
-    "аеорсухіјѕһԁԛԝѵӏүԍАВЕКМНОРСТУХІЈЅԌԚԜЅѴӀҮ",
-    "aeopcyxijshdqwvlygABEKMHOPCTYXIJSGQWSVIY", strict=True,
+    "аеорсухіјѕһԁԛԝѵӏүԍАВЕКМНОРСТУХІЈЅԌԚԜѴӀҮ" "οιΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxijshdqwvlygABEKMHOPCTYXIJSGQWVIY" "oiABEZHIKMNOPTYX", strict=True,
 ))  # fmt: skip
-# Greek, Armenian and Cherokee ones. Single letters of these are also signs of mathematics.
+# Less alike; single letters of the Greek ones are also signs of mathematics.
 _SIGNS = dict(zip(
-    "ονιαρυκχτεγωηςϳΑΒΕΖΗΙΚΜΝΟΡΤΥΧϺ" "օոսհզցյՏՕԼՍ" "ᎪᏴᏟᎠᎬᏀᎻᎫᏦᏞᎷᏢᏚᎢᏙᎳᏃᎡ",
-    "oviapukxteywncjABEZHIKMNOPTYXM" "onuhqgjSOLU" "ABCDEGHJKLMPSTVWZR", strict=True,
+    "ναρυκχτεγωηςϳϺ" "օոսհզցյՏՕԼՍ" "ᎪᏴᏟᎠᎬᏀᎻᎫᏦᏞᎷᏢᏚᎢᏙᎳᏃᎡ",
+    "vapukxteywncjM" "onuhqgjSOLU" "ABCDEGHJKLMPSTVWZR", strict=True,
 ))  # fmt: skip
 # These pass for Latin only among Latin letters.
 _LOOSE = dict(zip("кмтнвпгибёїάόέίύ", "kmthbnrubëïáóéíú", strict=True))
@@ -45,6 +45,8 @@ _KIND_WORD = re.compile("[LUsgem]+")
 
 _MAX_OTHER_SHARE = 8
 """Look-alike words are folded where Latin words are at least so many times the foreign ones."""
+_MIN_MIXED = 3
+"""Mixed words that show a text to be disguised; a Greek word quoted in English is not."""
 
 
 class _LetterKinds(dict[int, str]):
@@ -78,6 +80,8 @@ def fold_confusables(text: str) -> str:
             spans.append(found.span())
             roles.append(role)
     fold = [number for number, role in enumerate(roles) if role == "mixed"]
+    signs = "lookalike" if len(fold) >= _MIN_MIXED else "other"
+    roles = [signs if role == "signs" else role for role in roles]
     fold.extend(_amid_latin(roles))
     if not fold:
         return text
@@ -92,7 +96,8 @@ def fold_confusables(text: str) -> str:
 
 def _role(kinds: str) -> str:
     """What a word is, from the kinds of its letters: `mixed` (to be folded), `latin`, `lookalike`
-    (to be folded amid Latin), `other`, or nothing if it has no letters."""
+    (to be folded amid Latin), `signs` (the same if the text is disguised), `other`, or nothing if
+    it has no letters."""
     latin, strict, signs, loose, other = (kinds.count(kind) for kind in "LsgeU")
     letters = latin + strict + signs + loose + other
     if not letters:
@@ -104,9 +109,9 @@ def _role(kinds: str) -> str:
     if latin:
         disguised = latin > 4 * other and letters > other + latin
         return "mixed" if disguised and not (only_signs and letters < 3) else "other"
-    if strict + signs == letters and (not only_signs or letters >= 3):
+    if strict == letters:
         return "lookalike"
-    return "other"
+    return "signs" if strict + signs == letters and letters >= 3 else "other"
 
 
 def _amid_latin(roles: list[str]) -> Iterator[int]:

@@ -102,14 +102,8 @@ def finish(graph: bytes, spec: EncoderSpec) -> bytes:
     """The graph as it is to run: optimised once and for all, with its description inside."""
     import onnx
 
+    # onnxruntime saves none of the exporter's notes, which name files of the exporting machine.
     model = onnx.load_model_from_string(_optimise(graph, basic=False))
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        # Tracing leaves notes with the file names of the machine that exported.
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in [*model.graph.value_info, *model.graph.initializer]:
-        del value.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, spec.to_json()
     return bytes(model.SerializeToString())

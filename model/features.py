@@ -87,7 +87,7 @@ SCALARS = (
 def event_scalars(event: Event, split: Split, text: str) -> list[float]:
     """The values named by SCALARS, for one event."""
     total = split.frame_words + split.slot_words
-    latin = scripts(text).get("latin", 0.0)
+    latin = 1.0 if text.isascii() else scripts(text).get("latin", 0.0)
     return [
         float(split.frame_words > 0),
         float(bool(event.system)),

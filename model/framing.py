@@ -24,9 +24,11 @@ CHECKPOINTS = np.array(
 """Word counts at which a prompt's beginning (and end) is hashed: each word at first, then coarser,
 so that a frame of 500 words costs no more memory than one of 50."""
 
+_CHECKPOINTS: list[int] = CHECKPOINTS.tolist()
+
 MIN_FRAME_WORDS = 4
 MIN_FRAME_BYTES = 24
-EDGE_CHARS = 8192
+EDGE_CHARS = 4096
 """Only this much of each end of a prompt is looked at for a frame."""
 
 FRAMING_STATE: list[tuple[Any, ...]] = [
@@ -58,8 +60,11 @@ def split_prompt(text: str, state: np.void) -> Split:
     """
     head = word_spans(text[:EDGE_CHARS])
     tail = head if len(text) <= EDGE_CHARS else _shift(word_spans(text[-EDGE_CHARS:]), len(text))
-    prefix = _edge_hashes(text, head)
-    suffix = _edge_hashes(text, tail[::-1])
+    lowered = text.lower()
+    # Lower case may change the length of a text in some scripts; the spans then fit the original.
+    hashed = lowered if len(lowered) == len(text) else text
+    prefix = _edge_hashes(hashed, head)
+    suffix = _edge_hashes(hashed, tail[::-1])
     digest = zlib.crc32(text.encode("utf-8", "replace")) or 1
 
     repeat = bool((state["ring_digest"] == digest).any())
@@ -118,15 +123,18 @@ def _shift(spans: list[tuple[int, int]], text_length: int) -> list[tuple[int, in
 
 def _edge_hashes(text: str, spans: list[tuple[int, int]]) -> np.ndarray:
     """Running hash after each checkpoint's number of words, uint16 (len(CHECKPOINTS),); 0 past
-    the end."""
+    the end. `spans` may run backwards; what stands between two checkpoints is hashed as one."""
     hashes = np.zeros(len(CHECKPOINTS), dtype=np.uint16)
-    running = 0
-    checkpoint = 0
-    for count, (start, stop) in enumerate(spans[: int(CHECKPOINTS[-1])], start=1):
-        running = zlib.crc32(text[start:stop].lower().encode("utf-8", "replace"), running + 1)
-        if count == CHECKPOINTS[checkpoint]:
-            hashes[checkpoint] = (running & 0xFFFF) or 1
-            checkpoint += 1
+    running = 1
+    done = 0
+    for position, count in enumerate(_CHECKPOINTS):
+        if count > len(spans):
+            break
+        first, last = spans[done], spans[count - 1]
+        stretch = text[first[0] : last[1]] if first[0] <= last[0] else text[last[0] : first[1]]
+        running = zlib.crc32(stretch.encode("utf-8", "replace"), running)
+        hashes[position] = (running & 0xFFFF) or 1
+        done = count
     return hashes
 
 

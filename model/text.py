@@ -85,8 +85,8 @@ def normalise(text: str) -> str:
 
 def _undisguise(text: str) -> str:
     text = _INVISIBLE.sub("", text).replace("\u2800", " ")
-    text = unicodedata.normalize("NFKC", _MARK_FLOOD.sub(r"\1", text))
     text = _WHITE_ON_BLACK.sub(_plain_letter, text)
+    text = unicodedata.normalize("NFKC", _MARK_FLOOD.sub(r"\1", text))
     text, removed = _OVERLAYS.subn("", text)
     if removed:
         text = unicodedata.normalize("NFKC", text)
@@ -168,7 +168,11 @@ def scripts(text: str) -> dict[str, float]:
     return {str(name): count / letters for name, count in counts.items()}
 
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}(?:\s[A-Za-z0-9+/_-]{16,}={0,2})*")
+_BASE64_DIGITS = r"[A-Za-z0-9+/_-]"
+# Runs broken into lines are one run; a short last line is told by its padding.
+_BASE64 = re.compile(
+    rf"{_BASE64_DIGITS}{{16,}}(?:\s{_BASE64_DIGITS}{{16,}})*(?:\n{_BASE64_DIGITS}{{2,15}}=)?"
+)
 _HEX_PAIR = r"(?:0x|\\x)?[0-9A-Fa-f]{2}"
 _HEX = re.compile(rf"(?<![0-9A-Fa-f])(?:{_HEX_PAIR}[ :,]?){{11,}}{_HEX_PAIR}(?![0-9A-Fa-f])")
 _HEX_JOINTS = re.compile(r"0x|\\x|[ :,]")
@@ -204,7 +208,7 @@ def decoded_views(text: str) -> list[str]:
 
 def _decode(text: str) -> list[str]:
     readings = (
-        [_from_base64(run) for run in _BASE64.findall(text) if len(run) >= MIN_ENCODED_CHARS],
+        [_from_base64(run) for run in _BASE64.findall(text)],
         [_from_hex(run) for run in _HEX.findall(text)],
         [_from_percent(run) for run in text.split() if "%" in run] if "%" in text else [],
         ["".join(chr(ord(char) - 0xE0000) for char in run) for run in _TAGS.findall(text)],
@@ -214,7 +218,16 @@ def _decode(text: str) -> list[str]:
 
 
 def _from_base64(run: str) -> str | None:
-    digits = re.sub(r"[\s=]", "", run).replace("-", "+").replace("_", "/")
+    parts = run.rstrip("=").replace("-", "+").replace("_", "/").split()
+    whole = _from_base64_digits("".join(parts))
+    if whole or len(parts) == 1:
+        return whole
+    return "\n".join(filter(None, map(_from_base64_digits, parts)))
+
+
+def _from_base64_digits(digits: str) -> str | None:
+    if len(digits) < MIN_ENCODED_CHARS:
+        return None
     # Letters stuck to the front shift the code by up to three digits.
     probes = [digits[shift:][: min(len(digits) - shift, 64) // 4 * 4] for shift in range(4)]
     starts = [_readable(base64.b64decode(probe)) for probe in probes]

@@ -40,10 +40,17 @@ class _Commands(TyperGroup):
     """The one place where an exception becomes a line on standard error and an exit code."""
 
     def main(
-        self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
     ) -> NoReturn:
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            # Not standalone: typer's own answer to an error is a box of several lines.
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.TyperException as error:
             code = _tell(error, _usage_message(error), EXIT_USAGE)
         except StillwatchError as error:

@@ -124,9 +124,7 @@ def visible(text: str) -> str:
     if folded.isprintable():
         return folded
     safe = "".join(
-        char
-        if char.isprintable()
-        else ("" if unicodedata.category(char) == "Cf" else REPLACEMENT)
+        char if char.isprintable() else ("" if unicodedata.category(char) == "Cf" else REPLACEMENT)
         for char in folded
     )
     return " ".join(_REPLACEMENTS.sub(REPLACEMENT, safe).split())

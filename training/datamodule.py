@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import lightning
 import numpy as np
@@ -40,8 +41,7 @@ class StreamSet:
         )
 
 
-@dataclass(frozen=True)
-class StreamBatch:
+class StreamBatch(NamedTuple):
     """features float32 (B, T, F); lengths int64 (B,); intents (B, I); event_intents (B, T, I)."""
 
     features: Tensor

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import torch
-from torch.nn import functional
+from scipy import sparse
+from scipy.optimize import minimize
 
 from stillwatch.model.heads import PLACES, IntentHeads, projection_matrix
 from stillwatch.model.lexical import BUCKETS, ngram_chunks
@@ -36,18 +36,15 @@ class NgramTable:
         self.offsets = np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64)
         self.ids = np.concatenate(bags).astype(np.int32)
 
-    def rows(self, text_ids: np.ndarray) -> torch.Tensor:
-        """Sparse CSR (N, BUCKETS), each row scaled to unit length."""
+    def rows(self, text_ids: np.ndarray) -> sparse.csr_array:
+        """Sparse float32 (N, BUCKETS), each row scaled to unit length."""
         counts = self.offsets[text_ids + 1] - self.offsets[text_ids]
-        crow = np.concatenate([[0], np.cumsum(counts)])
+        starts = np.concatenate([[0], np.cumsum(counts)])
         columns = np.concatenate(
             [self.ids[self.offsets[i] : self.offsets[i + 1]] for i in text_ids]
         )
         values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(crow), torch.from_numpy(columns.astype(np.int64)),
-            torch.from_numpy(values), size=(len(text_ids), BUCKETS),
-        )  # fmt: skip
+        return sparse.csr_array((values, columns, starts), shape=(len(text_ids), BUCKETS))
 
 
 def collect_examples(
@@ -95,10 +92,12 @@ def fit_heads(
     """One-against-rest logistic regressions for each place, on vectors and on n-grams."""
     dense, lexical = [], []
     for own in examples:
-        inputs = torch.from_numpy(vectors.means[own.text_id])
-        target, weight = torch.from_numpy(own.target), torch.from_numpy(own.weight)
-        dense.append(_logistic(inputs, target, weight, dense_penalty))
-        lexical.append(_logistic(ngrams.rows(own.text_id), target, weight, lexical_penalty))
+        dense.append(
+            _logistic(vectors.means[own.text_id], own.target, own.weight, dense_penalty)
+        )
+        lexical.append(
+            _logistic(ngrams.rows(own.text_id), own.target, own.weight, lexical_penalty)
+        )
     return IntentHeads(
         np.stack([w for w, _ in dense]),
         np.stack([b for _, b in dense]),
@@ -109,31 +108,37 @@ def fit_heads(
 
 
 def _logistic(
-    inputs: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, penalty: float
+    inputs: np.ndarray | sparse.csr_array, target: np.ndarray, weight: np.ndarray, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """L-BFGS on the weighted cross-entropy with a quadratic penalty. Each class is balanced
-    against the rest, so that a logit of 0 is even odds whatever its frequency."""
-    positive = (target * weight[:, None]).sum(0)
-    negative = ((1 - target) * weight[:, None]).sum(0)
-    balance = torch.where(
-        target > 0, 0.5 / positive.clamp(min=1.0), 0.5 / negative.clamp(min=1.0)
-    ) * weight[:, None]
-    matrix = torch.zeros(inputs.shape[1], target.shape[1], requires_grad=True)
-    bias = torch.zeros(target.shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [matrix, bias], max_iter=60, history_size=8, line_search_fn="strong_wolfe"
-    )
+    """Weights (D, C) and biases (C,) by L-BFGS on the cross-entropy with a quadratic penalty.
 
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
+    Each class is balanced against the rest, so that a logit of 0 is even odds whatever its
+    frequency.
+    """
+    rows, width, classes = len(target), inputs.shape[1], target.shape[1]
+    weighted = target * weight[:, None]
+    positive = np.maximum(weighted.sum(axis=0), 1.0)
+    negative = np.maximum(((1 - target) * weight[:, None]).sum(axis=0), 1.0)
+    balance = np.where(target > 0, 0.5 / positive, 0.5 / negative) * weight[:, None]
+    transposed = inputs.T.tocsr() if sparse.issparse(inputs) else inputs.T
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = flat.reshape(width + 1, classes)
+        matrix, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
         logits = inputs @ matrix + bias
-        loss = (functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-                * balance).sum() + penalty * matrix.square().sum()
-        loss.backward()
-        return loss
+        value = float((balance * (np.logaddexp(0, logits) - target * logits)).sum())
+        value += penalty * float((matrix**2).sum())
+        slope = (balance * (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - target)).astype(np.float32)
+        gradient = np.empty_like(parameters)
+        gradient[:-1] = transposed @ slope + 2 * penalty * matrix
+        gradient[-1] = slope.sum(axis=0)
+        return value, gradient.ravel()
 
-    optimiser.step(closure)
-    return matrix.detach().numpy(), bias.detach().numpy()
+    assert rows
+    start = np.zeros((width + 1) * classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
+    parameters = found.reshape(width + 1, classes).astype(np.float32)
+    return parameters[:-1], parameters[-1]
 
 
 def benign_bank(

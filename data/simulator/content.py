@@ -266,7 +266,7 @@ def _form_faults(fields: Mapping[str, Any]) -> Iterator[str]:
         yield "a form without slots must vary a variable, however: none"
     for name in sorted(used - known):
         yield f"variables must stand in fix or vary, however: {name!r} does not"
-    for name in sorted(known - used):
+    for name in sorted(known - used - {SLOT}):
         yield f"variables must be used, however: {name!r} is not"
     for name in sorted(fix.keys() & vary.keys()):
         yield f"a variable must stand in fix or in vary, however: {name!r} in both"

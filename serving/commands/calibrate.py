@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ def calibrate(
     logs: Annotated[
         list[str],
         typer.Argument(
-            metavar="LOG...",
+            metavar="LOG",
             help="Ordinary traffic: JSON Lines or Parquet, plain, .gz or .zst; - is standard "
             "input.",
         ),
@@ -60,23 +61,28 @@ def calibrate(
     intake.check_outputs(logs, [("--rejects", rejects)])
     _check_folder(output)
     scorer = intake.load_scorer(bundle, threads, show)
+    import numpy as np
+
+    from stillwatch.model.thresholds import site_threshold
     from stillwatch.serving.calibrate import calibrate as set_thresholds
 
     with intake.read_logs(logs, format_name, rejects, strict, show) as read:
-        events = intake.chunks(read.spool, "Scoring", show)
-        made = set_thresholds(scorer, events, max_fpr, output)
-        summary = (
-            f"calibrated on {len(read.spool):,} events of {read.spool.accounts:,} accounts, "
-            f"{read.rejected:,} lines rejected; threshold {scorer.threshold:.4f} became "
-            f"{made.manifest.thresholds.enter:.4f}; bundle {made.id} written to {output}"
-        )
-    typer.echo(summary, err=True)
+        # Raises if there are too few accounts: before hours of scoring, not after them.
+        site_threshold(np.zeros(read.spool.accounts), max_fpr)
+        with intake.chunks(read.spool, "Scoring", show) as chunks:
+            for chunk in chunks:
+                scorer.ingest(chunk)
+        made, found = set_thresholds(scorer, output, max_fpr)
+    typer.echo(
+        f"calibrated on {len(read.spool):,} events of {found.accounts:,} accounts; "
+        f"{read.rejected:,} lines rejected; threshold {scorer.threshold:.4g} became "
+        f"{found.enter:.4g}, reached by {found.above:,}; bundle {made.id} written to {output}",
+        err=True,
+    )
 
 
 def _check_folder(output: Path) -> None:
     """Raises OutputError unless the folder is new or empty and can be made."""
-    import os
-
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output must be a folder, however: {output} is a file; name another")
     if output.exists() and any(output.iterdir()):

@@ -85,14 +85,18 @@ def show_demo(folder: Path, scorer: Scorer, console: Console, show_progress: boo
             f"Scoring a sample log: {len(read.spool):,} requests of {read.spool.accounts:,} "
             f"accounts, with bundle {scorer.bundle_id}."
         )
-        for chunk in intake.chunks(read.spool, "Scoring", show_progress):
-            scorer.ingest(chunk)
+        with intake.chunks(read.spool, "Scoring", show_progress) as chunks:
+            for chunk in chunks:
+                scorer.ingest(chunk)
     judged = [_Judged(verdict, labels.get(verdict.account_id)) for verdict in scorer.verdicts()]
     judged.sort(key=lambda item: -item.verdict.risk)
     flagged = [item for item in judged if item.verdict.flagged]
     look_alikes = [item for item in judged if item.is_ordinary and not item.verdict.flagged]
 
-    console.print(f"\n[bold]Flagged accounts[/bold] (risk of {scorer.threshold:.2f} or more)")
+    console.print(
+        f"\n[bold]Flagged accounts[/bold]: a risk of {scorer.threshold:.2f} or more, "
+        "after so many events"
+    )
     console.print(_flagged_table(flagged) if flagged else "none")
     if look_alikes:
         console.print("\n[bold]Ordinary accounts that come closest[/bold], not flagged")
@@ -105,19 +109,18 @@ def show_demo(folder: Path, scorer: Scorer, console: Console, show_progress: boo
 
 
 def _flagged_table(flagged: Sequence[_Judged]) -> Table:
-    from rich import box
     from rich.table import Table
 
     from stillwatch.serving.commands.terminal import show_table_cell as cell
     from stillwatch.serving.verdict import clip, visible
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False, expand=True)
-    table.add_column("account", max_width=18)
+    table = Table(box=None, padding=(0, 2, 1, 0), expand=True, header_style="dim")
+    table.add_column("account", max_width=24)
     table.add_column("risk", justify="right")
     table.add_column("intents")
     table.add_column("events", justify="right")
-    table.add_column("flagged\nafter", justify="right")
-    table.add_column("strongest evidence: nearest template, similarity, excerpt", ratio=1)
+    table.add_column("after", justify="right")
+    table.add_column("nearest template, excerpt", ratio=1)
     for item in flagged:
         verdict = item.verdict
         shown = [(p, name) for name, p in verdict.intents.items() if p >= INTENT_LEAST]
@@ -135,19 +138,17 @@ def _flagged_table(flagged: Sequence[_Judged]) -> Table:
             f"{verdict.events:,}",
             f"{verdict.flagged_after:,}" if verdict.flagged_after is not None else "",
             cell(evidence),
-            end_section=True,
         )
     return table
 
 
 def _ordinary_table(items: Sequence[_Judged]) -> Table:
-    from rich import box
     from rich.table import Table
 
     from stillwatch.serving.commands.terminal import show_table_cell as cell
     from stillwatch.serving.verdict import visible
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
     table.add_column("account", max_width=24)
     table.add_column("risk", justify="right")
     table.add_column("events", justify="right")
@@ -197,7 +198,7 @@ def _next_table() -> Table:
 
     from stillwatch.serving.commands.terminal import show_table_cell as cell
 
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for command, what in NEXT:
         table.add_row(cell(command), cell(what))
     return table

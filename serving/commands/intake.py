@@ -120,12 +120,18 @@ def read_logs(
         yield Intake(spool, refused)
 
 
-def chunks(spool: EventSpool, label: str, show_progress: bool) -> Iterator[list[Event]]:
+@contextmanager
+def chunks(spool: EventSpool, label: str, show_progress: bool) -> Iterator[Iterator[list[Event]]]:
     """The events in order of time, with progress as they are taken."""
+    # A context, so that a bar is gone before an error is told.
     with progress(label, total=len(spool), show=show_progress) as advance:
-        for chunk in spool.chunks(CHUNK_EVENTS):
-            yield chunk
-            advance(len(chunk))
+
+        def taken() -> Iterator[list[Event]]:
+            for chunk in spool.chunks(CHUNK_EVENTS):
+                yield chunk
+                advance(len(chunk))
+
+        yield taken()
 
 
 def _counted(events: Iterable[Event], advance: Advance) -> Iterator[Event]:

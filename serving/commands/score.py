@@ -21,7 +21,7 @@ def score(
     logs: Annotated[
         list[str],
         typer.Argument(
-            metavar="LOG...",
+            metavar="LOG",
             help="JSON Lines or Parquet, plain, .gz or .zst; - is standard input.",
         ),
     ],
@@ -36,7 +36,7 @@ def score(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="stillwatch, litellm, anthropic, openai-chat, openai-responses or parquet; "
+            help="stillwatch, litellm, anthropic, openai_chat, openai_responses or parquet; "
             "guessed if left out.",
         ),
     ] = None,
@@ -60,8 +60,9 @@ def score(
     intake.check_outputs(logs, [("--output", output), ("--rejects", rejects)])
     scorer = intake.load_scorer(bundle, threads, show)
     with intake.read_logs(logs, format_name, rejects, strict, show) as read:
-        for chunk in intake.chunks(read.spool, "Scoring", show):
-            scorer.ingest(chunk)
+        with intake.chunks(read.spool, "Scoring", show) as chunks:
+            for chunk in chunks:
+                scorer.ingest(chunk)
         accounts, flagged = _write(scorer, output)
         summary = [
             f"scored {_number(len(read.spool), 'event')} of {_number(accounts, 'account')}",
