@@ -21,16 +21,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from stillwatch.data.log import write_events
+
 from stillwatch.data.simulator.benchlog import distinct_events, repeated_events
+from stillwatch.data.writers import write_events
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -44,9 +48,10 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def compare_speed(rounds: int) -> dict:
+def compare_speed(rounds: int) -> dict[str, Any]:
     import torch
     from sentence_transformers import SentenceTransformer
+
     from stillwatch.model.sentence import find_model
     from stillwatch.serving.scorer import Scorer
 
@@ -74,7 +79,7 @@ def compare_speed(rounds: int) -> dict:
     }
 
 
-def measure_memory(count: int) -> dict:
+def measure_memory(count: int) -> dict[str, Any]:
     accounts, prompts = max(count // 20, 1), max(count // 20, 1)
     with tempfile.TemporaryDirectory() as folder:
         log, output = Path(folder) / "log.jsonl.zst", Path(folder) / "out.jsonl"
@@ -94,15 +99,16 @@ def measure_memory(count: int) -> dict:
     }
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
          if line.startswith("model name")), platform.processor(),
     )  # fmt: skip
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "threads": 1}
+    version = platform.python_version()
+    return {"cpu": model, "cores": os.cpu_count(), "python": version, "threads": 1}
 
 
-def print_figures(figures: dict) -> None:
+def print_figures(figures: dict[str, Any]) -> None:
     speed, memory = figures["speed"], figures["memory"]
     print(f"machine: {figures['machine']}")
     print(
@@ -115,7 +121,8 @@ def print_figures(figures: dict) -> None:
     print(
         f"{memory['events']:,} events, {memory['accounts']:,} accounts, "
         f"{memory['distinct_prompts']:,} distinct prompts:\n"
-        f"  {memory['seconds']:.0f} s, highest resident memory {memory['peak_resident_mib']:.0f} MiB"
+        f"  {memory['seconds']:.0f} s, "
+        f"highest resident memory {memory['peak_resident_mib']:.0f} MiB"
     )
 
 

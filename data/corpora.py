@@ -50,11 +50,14 @@ def corpora_dir(path: Path | str | None = None) -> Path | None:
     return beside.resolve() if (beside / "MANIFEST.tsv").is_file() else None
 
 
-def read_corpora(path: Path | str | None = None, limit: int | None = None) -> tuple[Source, ...]:
+def read_corpora(
+    path: Path | str | None = None, limit: int | None = None, longest: int | None = None
+) -> tuple[Source, ...]:
     """Read every source of the manifest, in its order.
 
     `limit` keeps that many prompts of each source, chosen by a hash of their text (whole sessions
-    first come first served), so that the choice does not depend on the order of the file.
+    first come first served), so that the choice does not depend on the order of the file. Prompts
+    of more than `longest` characters are left out first.
     Raises InputError if the folder, the manifest or a file is missing, empty or malformed.
     """
     folder = corpora_dir(path)
@@ -68,10 +71,12 @@ def read_corpora(path: Path | str | None = None, limit: int | None = None) -> tu
         rows = list(csv.DictReader(manifest, delimiter="\t"))
     if not rows:
         raise InputError(f"{folder}/MANIFEST.tsv must list sources, however: it is empty")
-    return tuple(_read_source(folder, row["name"], row["role"], limit) for row in rows)
+    return tuple(_read_source(folder, row["name"], row["role"], limit, longest) for row in rows)
 
 
-def _read_source(folder: Path, name: str, role: str, limit: int | None) -> Source:
+def _read_source(
+    folder: Path, name: str, role: str, limit: int | None, longest: int | None
+) -> Source:
     if role not in ROLES:
         raise InputError(
             f"the role of {name} in MANIFEST.tsv must be one of {', '.join(ROLES)}, "
@@ -92,7 +97,7 @@ def _read_source(folder: Path, name: str, role: str, limit: int | None) -> Sourc
                 f"{path} line {number} must be a JSON object with a prompt, however: "
                 f"{type(error).__name__}; correct or remove the line"
             ) from error
-        if text.strip():
+        if text.strip() and (longest is None or len(text) <= longest):
             prompts.append(
                 CorpusPrompt(
                     text, record.get("system") or "", record.get("session"),

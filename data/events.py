@@ -82,7 +82,8 @@ KNOWN_FIELDS = frozenset(Event.__slots__) - {"extra"}
 class Label:
     """What is known of an account or campaign. No `intents` means ordinary.
 
-    `source` says who decided it; `accounts` are a campaign's accounts, empty for an account.
+    `source` says who decided it, `note` why or what it is; `accounts` are a campaign's accounts,
+    empty for an account.
     """
 
     subject: Literal["account", "campaign"]
@@ -92,6 +93,7 @@ class Label:
     accounts: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     """Where it stood in its file, for messages; 0 if it was not read from one."""
+    note: str = ""
 
 
 def parse_event(fields: Mapping[str, Any]) -> Event:

@@ -84,6 +84,9 @@ def _label(fields: dict[str, Any], line: int) -> Label:
     source = fields.get("source", "")
     if not isinstance(source, str):
         raise InvalidJson("source must be a string, however: another value")
+    note = fields.get("note", "")
+    if not isinstance(note, str):
+        raise InvalidJson("note must be a string, however: another value")
     accounts: tuple[str, ...] = ()
     if subject == "campaign":
         accounts = _texts(fields, "accounts")
@@ -96,7 +99,7 @@ def _label(fields: dict[str, Any], line: int) -> Label:
         raise InvalidJson(
             f"{subject}_id must be a string that is not empty, however: another value"
         )
-    return Label(subject, identity, _texts(fields, "intents"), source, accounts, line)
+    return Label(subject, identity, _texts(fields, "intents"), source, accounts, line, note)
 
 
 def _texts(fields: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -125,8 +125,8 @@ def load_bundle(path: Path) -> Bundle:
     names = sorted(entry.name for entry in path.iterdir())
     if MANIFEST not in names:
         raise BundleError(
-            f"a bundle must hold {MANIFEST}, however: {path} holds {', '.join(names) or 'nothing'}; "
-            "name the bundle's own folder"
+            f"a bundle must hold {MANIFEST}, however: {path} holds "
+            f"{', '.join(names) or 'nothing'}; name the bundle's own folder"
         )
     manifest = _parse_manifest(path / MANIFEST)
     listed = {*manifest.files, MANIFEST}
@@ -207,6 +207,8 @@ def _parse_manifest(path: Path) -> Manifest:
 def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
     """Write a bundle whole or not at all and load it back. `fields` are the manifest's, without
     format and files. An existing folder is replaced only if it is a bundle or empty."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} must be a folder, however: it is a file; name another")
     if path.exists() and any(path.iterdir()) and not (path / MANIFEST).is_file():
         raise OutputError(
             f"{path} must be new, empty or a bundle, however: it holds other files; "
@@ -228,17 +230,31 @@ def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, by
         text = json.dumps(manifest.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
         temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            path.replace(old / "bundle")
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
-    except BaseException:
+        _put_in_place(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} must be writable, however: {error.strerror}; make room or name another folder"
+        ) from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return load_bundle(path)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what stood there is removed, or put back if that fails."""
+    if not path.exists():
+        new.replace(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent)) / "bundle"
+    try:
+        path.replace(aside)
+        new.replace(path)
+    except BaseException:
+        if aside.exists():
+            aside.replace(path)
+        aside.parent.rmdir()
+        raise
+    shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def manifest_fields(manifest: Manifest) -> dict[str, Any]:

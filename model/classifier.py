@@ -11,6 +11,7 @@ Axis letters: B streams, T events, F features, I intents, L layers, H heads, K k
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ _DECAYS = (1 - 1e-4, 1 - 1 / 128, 1 - 1 / 32, 1 - 1 / 8)
 class LinearAttention(nn.Module):
     """Causal attention with decay and input gate."""
 
+    log_decay: Tensor
+
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.heads, self.key = config.heads, config.key
@@ -58,7 +61,7 @@ class LinearAttention(nn.Module):
         self.register_buffer("log_decay", torch.log(torch.tensor(decays)), persistent=False)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., width) -> queries (..., H, K), keys (..., H, K), values with a one (..., H, V+1)."""
+        """(..., width) -> queries and keys (..., H, K), values with a one (..., H, V+1)."""
         query, key = self.query_key(x).chunk(2, dim=-1)
         query = functional.elu(query.unflatten(-1, (self.heads, self.key))) + 1
         key = functional.elu(key.unflatten(-1, (self.heads, self.key))) + 1
@@ -122,6 +125,9 @@ class Classifier(nn.Module):
     Output columns, 1 + 2I: the stream's risk, the stream's intents, the event's intents.
     """
 
+    feature_mean: Tensor
+    feature_scale: Tensor
+
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
@@ -160,7 +166,7 @@ class Classifier(nn.Module):
         x = self.embed(self._standardise(features))
         states = []
         for layer, block in enumerate(self.blocks):
-            x, layer_state = block.step(x, state[:, layer])
+            x, layer_state = cast(Block, block).step(x, state[:, layer])
             states.append(layer_state)
         return self.head(self.norm(x)), torch.stack(states, dim=1)
 

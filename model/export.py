@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 
@@ -32,7 +31,6 @@ def export_classifier(classifier: Classifier) -> bytes:
     config = classifier.config
     example = (torch.zeros(3, config.features), classifier.initial_state(3))
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
-    buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # Notes of the exporter about its own dependencies; what it makes is checked below.
@@ -48,8 +46,7 @@ def export_classifier(classifier: Classifier) -> bytes:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+    return bytes(program.model_proto.SerializeToString())
 
 
 @torch.no_grad()

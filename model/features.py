@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from stillwatch.model.text import scripts
 
 TOP = 8
 """Strongest evidence values kept for each intent."""
+SCRIPT_CHARS = 128
+"""The beginning of a prompt from which its script is told."""
 _EMA_DECAY = np.float32(1 - 1 / 16)
 _HOUR_S, _DAY_S = 3600.0, 86400.0
 _FRAME_RING = 8
 
 
-def feature_state_fields(classes: int, intents: int) -> list[tuple]:
+def feature_state_fields(classes: int, intents: int) -> list[tuple[Any, ...]]:
     """Fields of one account's record, for numpy.dtype."""
     return [
         *FRAMING_STATE,
@@ -87,7 +90,7 @@ SCALARS = (
 def event_scalars(event: Event, split: Split, text: str) -> list[float]:
     """The values named by SCALARS, for one event."""
     total = split.frame_words + split.slot_words
-    latin = 1.0 if text.isascii() else scripts(text).get("latin", 0.0)
+    latin = 1.0 if text.isascii() else scripts(text[:SCRIPT_CHARS]).get("latin", 0.0)
     return [
         float(split.frame_words > 0),
         float(bool(event.system)),
@@ -107,8 +110,12 @@ def event_scalars(event: Event, split: Split, text: str) -> list[float]:
 
 def feature_names(class_names: Sequence[str], intents: Sequence[str]) -> tuple[str, ...]:
     """Names of the F features, in order."""
-    places = [f"{place}.{kind}.{name}" for place in ("frame", "slot") for kind in ("dense", "ngram")
-              for name in class_names]
+    places = [
+        f"{place}.{kind}.{name}"
+        for place in ("frame", "slot")
+        for kind in ("dense", "ngram")
+        for name in class_names
+    ]
     mixed = [f"{kind}.{name}" for kind in ("dense", "ngram") for name in class_names]
     return (
         *SCALARS,
@@ -124,7 +131,7 @@ def feature_names(class_names: Sequence[str], intents: Sequence[str]) -> tuple[s
         "frame_known", "frames_new_share", "framed_share", "repeat_share",
         "events_log", "gap_log", "gap_mean", "gap_spread", "hour_count_log", "day_count_log",
         "hours_share", "latin_mean", "latin_change",
-    )
+    )  # fmt: skip
 
 
 def advance(
@@ -163,7 +170,7 @@ def advance(
     similar = np.stack(
         [frame[:, layout.template], frame[:, layout.benign],
          slot[:, layout.template], slot[:, layout.benign]], axis=1,
-    )
+    )  # fmt: skip
     state["similar_mean"] += (similar - state["similar_mean"]) * rate
 
     past = _update_past(state, slot[:, layout.projection], first)
@@ -182,7 +189,7 @@ def advance(
         ],
         axis=1,
         dtype=np.float32,
-    )
+    )  # fmt: skip
 
 
 def _update_tops(state: np.ndarray, evidence: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -258,4 +265,4 @@ def _update_timing(
         [np.log1p(count), gap_log / 10, state["gap_mean"] / 10, spread,
          np.log1p(state["hour_count"]), np.log1p(state["day_count"]), hours_share],
         axis=1,
-    )
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Splits a prompt into the frame it shares with the account's recent prompts and the slot that varies.
+"""Splits a prompt into the frame that it shares with recent prompts and the slot that varies.
 
 A product's template and a harvester's suffix are frames; what stands in them is the slot. The two
 are encoded apart: the frame tells what is asked for, the slot what it is asked about. What is kept
@@ -19,16 +19,16 @@ RING = 12
 """Distinct prompts remembered for each account."""
 
 CHECKPOINTS = np.array(
-    [*range(1, 49), 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512], dtype=np.int64
+    [*range(1, 33), 36, 40, 44, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384], dtype=np.int64
 )
 """Word counts at which a prompt's beginning (and end) is hashed: each word at first, then coarser,
-so that a frame of 500 words costs no more memory than one of 50."""
+so that a frame of 300 words costs little more memory than one of 30."""
 
 _CHECKPOINTS: list[int] = CHECKPOINTS.tolist()
 
 MIN_FRAME_WORDS = 4
-MIN_FRAME_BYTES = 24
-EDGE_CHARS = 4096
+MIN_FRAME_BYTES = 16
+EDGE_CHARS = 2048
 """Only this much of each end of a prompt is looked at for a frame."""
 
 FRAMING_STATE: list[tuple[Any, ...]] = [

@@ -73,9 +73,7 @@ class IntentHeads:
 
     def to_bytes(self) -> bytes:
         """The contents of heads.safetensors."""
-        return save_tensors(
-            {name: np.ascontiguousarray(getattr(self, name)) for name in _FIELDS}
-        )
+        return save_tensors({name: np.ascontiguousarray(getattr(self, name)) for name in _FIELDS})
 
     @classmethod
     def from_bytes(cls, content: bytes, dimensions: int, classes: int) -> IntentHeads:

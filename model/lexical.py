@@ -11,6 +11,7 @@ BUCKETS = 1 << 15
 CHUNK_CHARS = 1000
 MAX_CHUNKS = 64
 _LENGTHS = (2, 3, 4, 5)
+_SHIFT = np.uint64(64 - (BUCKETS.bit_length() - 1))
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -40,5 +41,5 @@ def _buckets(text: str) -> np.ndarray:
         for offset in range(length):
             mixed = (mixed ^ points[offset : offset + span]) * _MULTIPLIER
             mixed ^= mixed >> np.uint64(29)
-        found.append(mixed >> np.uint64(64 - 15))
+        found.append(mixed >> _SHIFT)
     return np.unique(np.concatenate(found)).astype(np.int32)

@@ -40,4 +40,3 @@ def calibrate(scorer: Scorer, output: Path, max_fpr: float) -> tuple[Bundle, Sit
     )
     fields = {**manifest_fields(old.manifest), "thresholds": thresholds.model_dump()}
     return write_bundle(output, fields, old.content), found
-

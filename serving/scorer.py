@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,17 +82,13 @@ class Scorer:
             bundle.content["heads.safetensors"], dimensions, len(manifest.classes)
         )
         self._templates = TemplateIndex.from_files(bundle.content, dimensions, self.intents)
-        self._benign = BenignIndex.from_files(
-            bundle.content, dimensions, manifest.benign_sources
-        )
+        self._benign = BenignIndex.from_files(bundle.content, dimensions, manifest.benign_sources)
         self._step = ClassifierStep(
             bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
             tuple(manifest.classifier_state),
         )  # fmt: skip
         self._signals: OrderedDict[bytes, _Signal] = OrderedDict()
-        record = state_dtype(
-            self._layout.classes, len(self.intents), manifest.classifier_state
-        )
+        record = state_dtype(self._layout.classes, len(self.intents), manifest.classifier_state)
         self._accounts = AccountTable(
             np.dtype([*_fields(record), *_verdict_fields(len(self.intents))])
         )
@@ -260,17 +256,13 @@ class Scorer:
         )
         return _Outcome(risk, intents, _sigmoid(logits[:, 1 + count :]))
 
-    def _keep_evidence(
-        self, read: _Read, evidence: np.ndarray, signals: Sequence[_Signal]
-    ) -> None:
+    def _keep_evidence(self, read: _Read, evidence: np.ndarray, signals: Sequence[_Signal]) -> None:
         strongest = int(np.argmax(evidence))
         contribution = float(evidence[strongest])
         if contribution <= self._accounts.weakest_evidence(read.row):
             return
         nearest = max(signals, key=lambda signal: signal.row[self._layout.template])
-        template = (
-            self._templates.templates[nearest.template].id if nearest.template >= 0 else None
-        )
+        template = self._templates.templates[nearest.template].id if nearest.template >= 0 else None
         self._accounts.add_evidence(
             read.row,
             Evidence(
@@ -311,12 +303,12 @@ def _encoder_source(bundle: Bundle) -> Path | tuple[bytes, bytes]:
     return cached_encoder(entry.name, "fp32" if entry.precision == "fp32" else "int8")
 
 
-def _fields(dtype: np.dtype) -> list[tuple]:
+def _fields(dtype: np.dtype) -> list[tuple[Any, ...]]:
     """A structured type's fields in the form that numpy.dtype takes."""
     return [(name, dtype[name].base, dtype[name].shape) for name in dtype.names or ()]
 
 
-def _verdict_fields(intents: int) -> list[tuple]:
+def _verdict_fields(intents: int) -> list[tuple[Any, ...]]:
     return [
         ("risk", "<f4"), ("peak", "<f4"), ("intents", "<f4", (intents,)),
         ("flagged_after", "<u4"), ("truncated", "<u4"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle, write_bundle
 from stillwatch.model.classifier import Classifier, ClassifierConfig

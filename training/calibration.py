@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 
 from stillwatch.model.bundle import Calibration
 
+
 def fit_calibration(attacks: np.ndarray, ordinary: np.ndarray, prevalence: float) -> Calibration:
     """Platt scaling (Platt 1999) of logits of accounts that were not trained on, weighted as if
     `prevalence` of all accounts were attacks."""
@@ -20,4 +21,3 @@ def fit_calibration(attacks: np.ndarray, ordinary: np.ndarray, prevalence: float
 
     found = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
     return Calibration(slope=float(round(found[0], 6)), offset=float(round(found[1], 6)))
-

@@ -15,7 +15,7 @@ def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, An
         "# Stillwatch detector",
         "",
         "Scores an account's stream of prompts for adversarial distillation. Intents: "
-        + ", ".join(settings.intents) + ".",
+        f"{', '.join(settings.intents)}.",
         "",
         "## What it is for",
         "Ranking accounts for a person to look at, from the request log of an LLM API.",

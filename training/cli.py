@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from stillwatch.data.errors import OutputError
@@ -33,7 +33,7 @@ def _parser(program: str, description: str, example: str) -> ArgumentParser:
     return parser
 
 
-def _settings(parser: ArgumentParser, argv: list[str]) -> tuple[Settings, object]:
+def _settings(parser: ArgumentParser, argv: list[str]) -> tuple[Settings, Namespace]:
     if not any(word.split("=")[0] == "--config" for word in argv) and RELEASE_CONFIG.is_file():
         argv = ["--config", str(RELEASE_CONFIG), *argv]
     found = parser.parse_args(argv)
@@ -114,8 +114,12 @@ def export(argv: list[str]) -> int:
     parser.add_argument("--output", type=str, required=True, help="folder of the complete bundle")
     options = parser.parse_args(argv)
     from stillwatch.model.bundle import (
-        Layout, load_bundle, manifest_fields, released_bundle, write_bundle,
-    )  # fmt: skip
+        Layout,
+        load_bundle,
+        manifest_fields,
+        released_bundle,
+        write_bundle,
+    )
     from stillwatch.model.encoder import OnnxEncoder
     from stillwatch.model.encoder_export import check_golden, export_encoder
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -43,24 +46,55 @@ def all_materials(sources: tuple[Source, ...], hold_out: list[str]) -> Materials
 
 
 def compose_folds(
-    materials: Materials, intents: list[str], plan: Composition, seed: int, table: TextTable,
-    progress: Progress, reserve: bool = False,
-) -> list[Fold]:  # fmt: skip
+    materials: Materials,
+    intents: list[str],
+    plan: Composition,
+    seed: int,
+    table: TextTable,
+    progress: Progress,
+    longest: int,
+    processes: int = 1,
+    labelled: list[list[Stream]] | None = None,
+) -> list[Fold]:
     """One set of training streams a fold, each fold's attacks and ordinary traffic made of that
-    fold's materials alone. With `reserve`, a fifth of each source's prompts is left for tests."""
-    folds = []
-    for number, part in enumerate(split_folds(materials, plan.folds)):
-        progress(f"composing fold {number + 1} of {plan.folds}")
+    fold's materials alone; a fifth of each source's prompts is left for tests. Streams have at
+    most `longest` events. `labelled` holds further streams for each fold."""
+    parts = split_folds(materials, plan.folds)
+
+    def compose(number: int) -> list[Stream]:
+        part = parts[number].half(TEST_PART, TEST_PARTS, rest=True)
         rng = np.random.default_rng([seed, 11, number])
-        if reserve:
-            part = part.half(TEST_PART, TEST_PARTS, rest=True)
-        streams = compose_attacks(rng, part, part, intents, plan.attacks, f"f{number}a")
+        streams = compose_attacks(rng, part, part, intents, plan.attacks, f"f{number}a", longest)
         streams += [
-            compose_ordinary(rng, part, f"f{number}o{position}")
+            compose_ordinary(rng, part, f"f{number}o{position}", longest=longest)
             for position in range(plan.ordinary)
         ]
-        folds.append(Fold(part, frame_streams(streams, table)))
-    return folds
+        return streams + (labelled[number] if labelled else [])
+
+    progress(f"composing {plan.folds} folds of {plan.attacks + plan.ordinary} training streams")
+    framed = compose_framed([partial(compose, n) for n in range(plan.folds)], table, processes)
+    return [Fold(part, streams) for part, streams in zip(parts, framed, strict=True)]
+
+
+_JOBS: Sequence[Callable[[], list[Stream]]] = ()
+
+
+def compose_framed(
+    jobs: Sequence[Callable[[], list[Stream]]], table: TextTable, processes: int
+) -> list[FramedStreams]:
+    """The streams of each job, framed, all with ids of `table`. Jobs run in processes of their
+    own; the result does not depend on how many."""
+    global _JOBS
+    _JOBS = jobs
+    # Forked, so that a job's materials are shared and only arrays travel back.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+        found = list(pool.map(_run_job, range(len(jobs))))
+    return [table.merge(streams, texts) for streams, texts in found]
+
+
+def _run_job(number: int) -> tuple[FramedStreams, list[str]]:
+    table = TextTable()
+    return frame_streams(_JOBS[number](), table), table.texts
 
 
 def available_intents(materials: Materials, intents: list[str]) -> list[str]:
@@ -77,11 +111,12 @@ def compose_attacks(
     intents: list[str],
     count: int,
     prefix: str,
+    longest: int,
 ) -> list[Stream]:
-    """`count` attacking accounts, evenly over intents and shares."""
+    """`count` attacking accounts of at most `longest` events, evenly over intents and shares."""
     cells = [(i, s) for i in available_intents(attack, intents) for s in SHARES]
     return [
-        compose_attack(rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)])
+        compose_attack(rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)], longest)
         for number in range(count)
     ]
 

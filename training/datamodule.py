@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+_Item = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""One stream's features (T, F), intents (I,) and event_intents (T, I)."""
+
 
 @dataclass(frozen=True)
 class StreamSet:
@@ -55,7 +58,7 @@ class StreamBatch(NamedTuple):
         return (steps[None, :] < self.lengths[:, None]).float()
 
 
-def collate(items: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> StreamBatch:
+def collate(items: list[_Item]) -> StreamBatch:
     lengths = torch.tensor([len(features) for features, _, _ in items])
     longest = int(lengths.max())
     width, intents = items[0][0].shape[1], items[0][1].shape[0]
@@ -68,14 +71,14 @@ def collate(items: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> StreamBat
     return StreamBatch(features, lengths, targets, event_intents)
 
 
-class _Streams(Dataset):
+class _Streams(Dataset[_Item]):
     def __init__(self, streams: StreamSet) -> None:
         self.streams = streams
 
     def __len__(self) -> int:
         return len(self.streams)
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, row: int) -> _Item:
         s = self.streams
         return s.features[row], s.intents[row], s.event_intents[row]
 
@@ -127,17 +130,16 @@ class StreamDataModule(lightning.LightningDataModule):
         self.train, self.validation = train, validation
         self.batch_events, self.seed = batch_events, seed
 
-    def _loader(self, streams: StreamSet, shuffle: bool) -> DataLoader:
+    def _loader(self, streams: StreamSet, shuffle: bool, epoch: int = 0) -> DataLoader[_Item]:
         lengths = np.array([len(features) for features in streams.features])
         sampler = LengthBatches(lengths, self.batch_events, self.seed, shuffle)
+        sampler.set_epoch(epoch)
         return DataLoader(_Streams(streams), batch_sampler=sampler, collate_fn=collate)
 
-    def train_dataloader(self) -> DataLoader:
-        loader = self._loader(self.train, shuffle=True)
+    def train_dataloader(self) -> DataLoader[_Item]:
         # Reloaded each epoch, so that the order follows from the epoch after a resume too.
-        trainer = self.trainer
-        loader.batch_sampler.set_epoch(trainer.current_epoch if trainer else 0)
-        return loader
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self._loader(self.train, shuffle=True, epoch=epoch)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[_Item]:
         return self._loader(self.validation, shuffle=False)

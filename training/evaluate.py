@@ -41,7 +41,7 @@ def evaluate(
     if any(not 0 <= number < folds for number in wanted):
         raise ConfigError(f"folds must be 1 to {folds}, however: {only}; correct --folds")
     report.mkdir(parents=True, exist_ok=True)
-    bench, _, _, tests = prepare(settings, corpora, cache, threads, progress, tests=True)
+    bench, _, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
     results = [
         evaluate_fold(bench, number, tests[number], run_folder, show_progress, baselines)
         for number in wanted
@@ -99,8 +99,7 @@ def summarise(results: list[FoldResult], settings: Settings) -> dict[str, Any]:
     for method in results[0].scores:
         figures["methods"][method] = {
             setting: {
-                str(rate): _one_rate(results, method, setting, rate, intents, rng)
-                for rate in RATES
+                str(rate): _one_rate(results, method, setting, rate, intents, rng) for rate in RATES
             }
             for setting in SETTINGS
         }
@@ -164,7 +163,8 @@ def print_tables(figures: dict[str, Any]) -> None:
     console.print(f"Test accounts, of folds left out of training: {shown}", highlight=False)
     for setting in SETTINGS:
         table = Table(
-            title=f"{setting} traffic: recall (95% interval over sources), mean of intents and shares"
+            title=f"{setting} traffic: recall (95% interval over sources), "
+            "mean of intents and shares"
         )
         table.add_column("method")
         for rate in RATES:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,22 @@ import numpy as np
 from stillwatch.data.simulator.attacks import SHARES, compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
 from stillwatch.data.simulator.ordinary import compose_ordinary
+from stillwatch.data.simulator.phrases import Phrase
+from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
-from stillwatch.training.composition import TEST_PART, TEST_PARTS, available_intents
+from stillwatch.training.composition import (
+    TEST_PART,
+    TEST_PARTS,
+    available_intents,
+    compose_framed,
+)
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
-from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
+from stillwatch.training.framed import FramedStreams, TextTable
 from stillwatch.training.settings import Settings
 from stillwatch.training.workbench import Workbench
+
+SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -37,46 +48,43 @@ class TestSet:
 
 
 def compose_tests(
-    materials: Materials, settings: Settings, table: TextTable, progress: Callable[[str], None]
-) -> list[TestSet]:
-    """Test streams of every fold; must use the same folds as the training streams."""
+    materials: Materials,
+    settings: Settings,
+    table: TextTable,
+    progress: Callable[[str], None],
+    processes: int = 1,
+    only: list[int] | None = None,
+) -> dict[int, TestSet]:
+    """Test streams of every fold or of those in `only`; the folds are those of training."""
     plan = settings.composition
     parts = split_folds(materials, plan.folds)
-    tests = []
-    for number, part in enumerate(parts):
-        progress(f"composing test streams of fold {number + 1} of {plan.folds}")
-        rng = np.random.default_rng([settings.seed, 41, number])
-        known = _union([p for n, p in enumerate(parts) if n != number]).half(TEST_PART, TEST_PARTS)
+    wanted = list(range(plan.folds)) if only is None else only
+    progress(f"composing {len(wanted)} folds of test streams")
+
+    def compose(number: int, name: str) -> list[Stream]:
+        part = parts[number]
+        known = [own for n, own in enumerate(parts) if n != number]
+        cover = _union(known).half(TEST_PART, TEST_PARTS) if name.endswith("known") else part
+        rng = np.random.default_rng([settings.seed, 41, number, SETS.index(name)])
+        if name.startswith("ordinary"):
+            return [
+                compose_ordinary(rng, cover, f"t{number}{name}{k}")
+                for k in range(plan.test_ordinary)
+            ]
         cells = [(i, s) for i in available_intents(part, settings.intents) for s in SHARES]
-        attacks = {
-            name: frame_streams(
-                [
-                    compose_attack(rng, part, cover, f"t{number}{name}{c}-{k}", intent, share)
-                    for c, (intent, share) in enumerate(cells)
-                    for k in range(plan.test_attacks)
-                ],
-                table,
-            )
-            for name, cover in (("known", known), ("new", part))
-        }
-        ordinary = {
-            name: frame_streams(
-                [
-                    compose_ordinary(rng, cover, f"t{number}{name}o{k}")
-                    for k in range(plan.test_ordinary)
-                ],
-                table,
-            )
-            for name, cover in (("known", known), ("new", part))
-        }
-        tests.append(
-            TestSet(attacks["known"], attacks["new"], ordinary["known"], ordinary["new"])
-        )
-    return tests
+        return [
+            compose_attack(rng, part, cover, f"t{number}{name}{c}-{k}", intent, share)
+            for c, (intent, share) in enumerate(cells)
+            for k in range(plan.test_attacks)
+        ]
+
+    jobs = [partial(compose, number, name) for number in wanted for name in SETS]
+    framed = iter(compose_framed(jobs, table, processes))
+    return {number: TestSet(**{name: next(framed) for name in SETS}) for number in wanted}
 
 
 def _union(parts: list[Materials]) -> Materials:
-    phrases: dict = {}
+    phrases: dict[str, tuple[Phrase, ...]] = {}
     for part in parts:
         for kind, own in part.phrases.items():
             phrases[kind] = (*phrases.get(kind, ()), *own)
@@ -107,9 +115,6 @@ class FoldResult:
     test: TestSet
     scores: dict[str, Scores] = field(default_factory=dict)
     paths: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-
-SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
 
 
 def evaluate_fold(
@@ -154,5 +159,3 @@ def evaluate_fold(
                 **{name: baseline.score(inputs[name]) for name in SETS}
             )
     return result
-
-

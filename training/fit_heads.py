@@ -92,12 +92,8 @@ def fit_heads(
     """One-against-rest logistic regressions for each place, on vectors and on n-grams."""
     dense, lexical = [], []
     for own in examples:
-        dense.append(
-            _logistic(vectors.means[own.text_id], own.target, own.weight, dense_penalty)
-        )
-        lexical.append(
-            _logistic(ngrams.rows(own.text_id), own.target, own.weight, lexical_penalty)
-        )
+        dense.append(_logistic(vectors.means[own.text_id], own.target, own.weight, dense_penalty))
+        lexical.append(_logistic(ngrams.rows(own.text_id), own.target, own.weight, lexical_penalty))
     return IntentHeads(
         np.stack([w for w, _ in dense]),
         np.stack([b for _, b in dense]),
@@ -120,7 +116,7 @@ def _logistic(
     positive = np.maximum(weighted.sum(axis=0), 1.0)
     negative = np.maximum(((1 - target) * weight[:, None]).sum(axis=0), 1.0)
     balance = np.where(target > 0, 0.5 / positive, 0.5 / negative) * weight[:, None]
-    transposed = inputs.T.tocsr() if sparse.issparse(inputs) else inputs.T
+    transposed = inputs.T if isinstance(inputs, np.ndarray) else inputs.T.tocsr()
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         parameters = flat.reshape(width + 1, classes)
@@ -128,7 +124,8 @@ def _logistic(
         logits = inputs @ matrix + bias
         value = float((balance * (np.logaddexp(0, logits) - target * logits)).sum())
         value += penalty * float((matrix**2).sum())
-        slope = (balance * (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - target)).astype(np.float32)
+        likely = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        slope = (balance * (likely - target)).astype(np.float32)
         gradient = np.empty_like(parameters)
         gradient[:-1] = transposed @ slope + 2 * penalty * matrix
         gradient[-1] = slope.sum(axis=0)
@@ -162,8 +159,10 @@ def benign_bank(
         if wanted == 1:
             found = points.mean(axis=0, keepdims=True)
         else:
-            kmeans = faiss.Kmeans(points.shape[1], wanted, niter=12, seed=seed, spherical=True,
-                                  min_points_per_centroid=1, max_points_per_centroid=256)
+            kmeans = faiss.Kmeans(
+                points.shape[1], wanted, niter=12, seed=seed, spherical=True,
+                min_points_per_centroid=1, max_points_per_centroid=256,
+            )  # fmt: skip
             kmeans.train(points)
             found = kmeans.centroids
         found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)

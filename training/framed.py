@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,11 @@ class TextTable:
             known = self._ids[text] = len(self.texts)
             self.texts.append(text)
         return known
+
+    def merge(self, streams: FramedStreams, texts: list[str]) -> FramedStreams:
+        """Streams whose ids are of another table with these texts, with ids of this one."""
+        own = np.array([*(self.add(text) for text in texts), -1], dtype=np.int32)
+        return replace(streams, frame_id=own[streams.frame_id], slot_id=own[streams.slot_id])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from stillwatch.model.text import normalise
 from stillwatch.training.composition import all_materials, compose_folds
 from stillwatch.training.evaluation import TestSet, compose_tests
 from stillwatch.training.framed import TextTable
+from stillwatch.training.labelled import deal_groups, read_labelled
 from stillwatch.training.settings import Settings
 from stillwatch.training.vectors import VectorCache, VectorTable
 from stillwatch.training.workbench import Workbench
@@ -26,13 +27,12 @@ from stillwatch.training.workbench import Workbench
 Progress = Callable[[str], None]
 
 
-def load_encoder(
-    settings: Settings, threads: int, progress: Progress
-) -> tuple[OnnxEncoder, str]:
+def load_encoder(settings: Settings, threads: int, progress: Progress) -> tuple[OnnxEncoder, str]:
     """The encoder as it serves, so that training reads what serving will read, and the SHA-256
     of its model."""
-    precision = "fp32" if settings.precision == "fp32" else "int8"
-    folder = cached_encoder(settings.encoder, precision, progress)
+    folder = cached_encoder(
+        settings.encoder, "fp32" if settings.precision == "fp32" else "int8", progress
+    )
     return OnnxEncoder(folder, threads=threads), sha256_of(folder / MODEL_FILE)
 
 
@@ -42,20 +42,30 @@ def prepare(
     cache: Path,
     threads: int,
     progress: Progress,
-    tests: bool = False,
-) -> tuple[Workbench, Materials, OnnxEncoder, list[TestSet]]:
-    """Compose every fold's training streams and, with `tests`, its test streams; encode all
-    their texts."""
+    tests: list[int] | None = None,
+) -> tuple[Workbench, Materials, OnnxEncoder, dict[int, TestSet]]:
+    """Compose every fold's training streams and, the test streams of the folds in `tests`; encode
+    all their texts."""
     settings.check()
+    groups = [
+        g for folder in settings.labelled for g in read_labelled(Path(folder), settings.intents)
+    ]
+    if groups:
+        progress(f"labelled logs: {sum(map(len, groups)):,} accounts in {len(groups):,} groups")
+    labelled = deal_groups(groups, settings.composition.folds)
     progress("reading the corpora")
-    sources = read_corpora(corpora, settings.composition.source_prompts)
+    sources = read_corpora(
+        corpora, settings.composition.source_prompts, settings.composition.prompt_chars
+    )
     materials = all_materials(sources, settings.composition.hold_out)
-    encoder, digest = load_encoder(settings, threads, progress)
     table = TextTable()
     folds = compose_folds(
-        materials, settings.intents, settings.composition, settings.seed, table, progress, tests
-    )
-    test_sets = compose_tests(materials, settings, table, progress) if tests else []
+        materials, settings.intents, settings.composition, settings.seed, table, progress,
+        settings.optimisation.longest, threads, labelled,
+    )  # fmt: skip
+    test_sets = compose_tests(materials, settings, table, progress, threads, tests or [])
+    # After composing, whose processes are forked: an encoder has threads.
+    encoder, digest = load_encoder(settings, threads, progress)
     vectors = encode_table(table, encoder, VectorCache(cache, digest), progress)
     library = tuple(t for t in load_library() if t.intent in settings.intents)
     bench = Workbench(

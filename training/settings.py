@@ -10,6 +10,10 @@ import yaml
 
 from stillwatch.data.errors import ConfigError
 
+_NEVER_ZERO = frozenset(
+    ("source_prompts", "width", "layers", "heads", "key", "longest", "epochs", "learning_rate",
+     "batch_events", "head_examples")
+)  # fmt: skip
 DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 
 
@@ -20,6 +24,7 @@ class Composition:
     Args:
         folds: parts into which sources, wrapper families and product trades are dealt.
         source_prompts: prompts taken of each source; null takes all.
+        prompt_chars: longer prompts of a source are left out; windows make them dear to encode.
         attacks: attacking accounts composed in each fold for training.
         ordinary: ordinary accounts composed in each fold for training.
         test_attacks: attacking accounts of each intent and share in each fold's test.
@@ -28,7 +33,8 @@ class Composition:
     """
 
     folds: int = 5
-    source_prompts: int | None = 1500
+    source_prompts: int | None = 800
+    prompt_chars: int = 2500
     attacks: int = 900
     ordinary: int = 1500
     test_attacks: int = 25
@@ -117,9 +123,17 @@ class Settings:
         for part in (self.composition, self.optimisation):
             for item in fields(part):
                 value = getattr(part, item.name)
-                if isinstance(value, int | float) and value < 0:
+                if not isinstance(value, int | float):
+                    continue
+                if value < 0:
                     faults.append(f"{item.name} must not be negative, however: {value}")
-        if self.optimisation.width % self.optimisation.heads:
+                elif value == 0 and item.name in _NEVER_ZERO:
+                    faults.append(f"{item.name} must be above 0, however: {value}")
+        if self.seed < 0:
+            faults.append(f"seed must not be negative, however: {self.seed}")
+        if self.optimisation.dropout >= 1:
+            faults.append(f"dropout must be below 1, however: {self.optimisation.dropout}")
+        if self.optimisation.heads > 0 and self.optimisation.width % self.optimisation.heads:
             faults.append(
                 f"width must be a multiple of heads, however: {self.optimisation.width} and "
                 f"{self.optimisation.heads}"

@@ -1,4 +1,4 @@
-"""Sentence vectors of a run's texts, kept on disk by content: a second run encodes nothing again."""
+"""Sentence vectors of a run's texts, kept on disk by content: a second run encodes nothing."""
 
 from __future__ import annotations
 

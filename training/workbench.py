@@ -78,9 +78,7 @@ class Workbench:
         heads = fit_heads(examples, self.vectors, self.ngrams)
         families = frozenset().union(*(self.folds[n].families for n in fold_numbers))
         kept = [p for p, template in enumerate(self.library) if template.family in families]
-        templates = TemplateIndex(
-            tuple(self.library[p] for p in kept), self.library_vectors[kept]
-        )
+        templates = TemplateIndex(tuple(self.library[p] for p in kept), self.library_vectors[kept])
         centres, origins = benign_bank(sets, self.vectors)
         found = Readers(heads, templates, BenignIndex(origins, centres))
         self._readers[fold_numbers] = found
@@ -91,9 +89,7 @@ class Workbench:
     ) -> StreamSet:
         """Streams as the classifier takes them."""
         intents = self.settings.intents
-        features = featurise(
-            streams, self.texts, self.vectors, readers, len(intents), longest
-        )
+        features = featurise(streams, self.texts, self.vectors, readers, len(intents), longest)
         matrix, events = stream_targets(streams, intents, longest)
         return StreamSet(features, matrix, events)
 

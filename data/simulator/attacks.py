@@ -30,10 +30,13 @@ def compose_attack(
     account_id: str,
     intent: str,
     share: float,
+    longest: int = MAX_EVENTS,
 ) -> Stream:
-    """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events."""
-    harvest_size = int(np.exp(rng.uniform(np.log(16), np.log(MAX_EVENTS * share + 17))))
-    harvest_size = int(np.clip(harvest_size, MIN_ATTACK_PROMPTS, MAX_EVENTS * share))
+    """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events,
+    of which there are 16 to `longest`, at least enough for the attack prompts."""
+    most = max(longest * share, MIN_ATTACK_PROMPTS)
+    least = max(16 * share, MIN_ATTACK_PROMPTS)
+    harvest_size = round(np.exp(rng.uniform(np.log(least), np.log(most))))
     harvest, kind = _harvest(rng, attack, intent, harvest_size)
     parts = [harvest]
     if share < 1:

@@ -21,19 +21,25 @@ from stillwatch.data.simulator.streams import (
 
 Composer = Callable[[np.random.Generator, Materials, int], list[Request]]
 
+MAX_EVENTS = 500
 PEOPLE_ROLES = ("chat", "lookalike")
 
 
 def compose_ordinary(
-    rng: np.random.Generator, materials: Materials, account_id: str, kind: str | None = None
+    rng: np.random.Generator,
+    materials: Materials,
+    account_id: str,
+    kind: str | None = None,
+    longest: int = MAX_EVENTS,
 ) -> Stream:
-    """One ordinary account, of the kind named or of one drawn by KINDS."""
+    """One ordinary account, of the kind named or of one drawn by KINDS, of at most `longest`
+    events."""
     if kind is None:
         names = list(KINDS)
         weights = np.array([KINDS[name][0] for name in names])
         kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     _, composer, (low, high), paces = KINDS[kind]
-    size = int(np.exp(rng.uniform(np.log(low), np.log(high))))
+    size = int(np.exp(rng.uniform(np.log(low), np.log(max(min(high, longest), low + 1)))))
     requests = composer(rng, materials, size)
     return build_stream(rng, account_id, kind, requests, str(rng.choice(paces)))
 

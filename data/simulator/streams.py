@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,9 +127,9 @@ def build_stream(
     )  # fmt: skip
 
 
-def _parameters(rng: np.random.Generator, pace: str) -> dict:
+def _parameters(rng: np.random.Generator, pace: str) -> dict[str, Any]:
     given = rng.random() < (0.3 if pace == "human" else 0.6)
-    parameters: dict = {"model": str(rng.choice(["atlas-large", "atlas-small"]))}
+    parameters: dict[str, Any] = {"model": str(rng.choice(["atlas-large", "atlas-small"]))}
     if given:
         parameters["temperature"] = float(rng.choice([0.0, 0.2, 0.7, 1.0]))
     if rng.random() < 0.5:

@@ -30,7 +30,7 @@ def request_times(rng: np.random.Generator, count: int, pace: str) -> np.ndarray
         return _by_day(start + np.cumsum(gaps), rng, 15)
     if pace == "product":
         gaps = rng.exponential(rng.choice([10, 60, 300, 1200]), count)
-        return _by_day(start + np.cumsum(gaps), rng, rng.integers(10, 24))
+        return _by_day(start + np.cumsum(gaps), rng, int(rng.integers(10, 24)))
     raise ValueError(f"pace must be one of {PACES}, however: {pace}")
 
 

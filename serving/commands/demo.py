@@ -155,7 +155,7 @@ def _ordinary_table(items: Sequence[_Judged]) -> Table:
     table.add_column("what the label says it is", ratio=1)
     for item in items:
         verdict = item.verdict
-        note = item.label.source if item.label is not None else ""
+        note = item.label.note if item.label is not None else ""
         table.add_row(
             cell(visible(verdict.account_id)),
             f"{verdict.risk:.2f}",

@@ -13,10 +13,12 @@ from stillwatch.data.errors import InputError
 from stillwatch.data.simulator.content import (
     FAMILIES,
     INTENTS,
+    PRODUCT_KINDS,
     SLOT_KINDS,
     Product,
     PromptForm,
     Wrapper,
+    load_products,
     load_wrappers,
     read_products,
     read_wrappers,
@@ -192,6 +194,10 @@ def test_every_family_has_wrappers_in_many_languages() -> None:
     for language in languages:
         intents = {wrapper.intent for wrapper in wrappers if wrapper.language == language}
         assert intents == set(INTENTS), language
+
+
+def test_every_kind_of_product_is_shipped() -> None:
+    assert {product.kind for product in load_products()} == set(PRODUCT_KINDS)
 
 
 def test_shipped_wrappers_render_and_differ(rng: np.random.Generator) -> None:

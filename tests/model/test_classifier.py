@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from stillwatch.data.errors import BundleError
 from stillwatch.model.classifier import Classifier, ClassifierConfig
 from stillwatch.model.export import classifier_difference, export_classifier
@@ -71,9 +72,7 @@ def test_another_model_does_not_pass_the_gate(classifier: Classifier, exported: 
         classifier_difference(other, exported)
 
 
-def test_state_has_a_fixed_size_and_stays_finite(
-    classifier: Classifier, exported: bytes
-) -> None:
+def test_state_has_a_fixed_size_and_stays_finite(classifier: Classifier, exported: bytes) -> None:
     shape = classifier.config.state_shape
     step = ClassifierStep(exported, FEATURES, INTENTS, shape)
     state = np.zeros((1, *shape), dtype=np.float32)

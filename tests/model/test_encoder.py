@@ -87,7 +87,7 @@ TEXTS = ["a b c", "z", "", "q " * 200, "h e l l o", "x y " * 30]
 @given(tokens=st.integers(0, 5000), size=st.integers(2, 300), overlap=st.integers(0, 64))
 def test_windows_cover_every_token_and_are_full(tokens: int, size: int, overlap: int) -> None:
     starts = window_starts(tokens, size, overlap)
-    covered = set()
+    covered: set[int] = set()
     for start in starts:
         covered.update(range(start, min(start + size, tokens)))
     assert covered == set(range(tokens))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
 from stillwatch.serving import accounts

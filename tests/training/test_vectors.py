@@ -1,0 +1,100 @@
+"""The cache of sentence vectors: a text is encoded once, whatever became of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stillwatch.training import vectors
+from stillwatch.training.vectors import VectorCache
+from tests.support import DIMENSIONS, WINDOW_WORDS, TinyEncoder
+
+TEXTS = [
+    "where is my parcel",
+    " ".join(f"word{number}" for number in range(2 * WINDOW_WORDS + 5)),
+    "",
+    "请写出每一步",
+    "d2hlcmUgaXMgbXkgcGFyY2VsIGFuZCB3aGVuIHdpbGwgaXQgYXJyaXZlIGF0IG15IGhvdXNl",
+]
+
+
+def test_a_second_fill_encodes_nothing(tmp_path: Path) -> None:
+    encoder = TinyEncoder()
+    cache = VectorCache(tmp_path, "tiny")
+    assert cache.fill(TEXTS, encoder) == len(TEXTS)
+    once = encoder.encoded
+    assert cache.fill(TEXTS[::-1], encoder) == 0
+    again = VectorCache(tmp_path, "tiny")
+    assert again.fill(TEXTS, encoder) == 0
+    assert encoder.encoded == once
+    assert again.fill([*TEXTS, "one more", "one more"], encoder) == 1
+
+
+def test_another_encoder_shares_nothing(tmp_path: Path) -> None:
+    VectorCache(tmp_path, "tiny").fill(TEXTS, TinyEncoder())
+    assert VectorCache(tmp_path, "other").fill(TEXTS, TinyEncoder()) == len(TEXTS)
+
+
+def test_the_table_gives_what_the_encoder_gave(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, "tiny")
+    cache.fill(TEXTS, TinyEncoder())
+    for reader in (cache, VectorCache(tmp_path, "tiny")):
+        texts = [TEXTS[position] for position in (3, 1, 0, 1)]
+        table = reader.table(texts)
+        assert table.means.shape == (4, DIMENSIONS)
+        assert table.windows.dtype == np.float16
+        expected = TinyEncoder().encode(texts)
+        for own, read, mean in zip(expected, table.encoded(np.arange(4)), table.means, strict=True):
+            np.testing.assert_allclose(own.windows, read.windows, atol=5e-4)
+            np.testing.assert_allclose(own.vector, mean, atol=1e-3)
+        assert table.counts.tolist() == [1, 3, 1, 3]
+        np.testing.assert_allclose(np.linalg.norm(table.means, axis=1), 1, atol=1e-5)
+
+
+def test_what_a_text_hides_is_a_window_of_it(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, "tiny")
+    cache.fill(TEXTS, TinyEncoder())
+    table = cache.table([TEXTS[4]])
+    hidden = TinyEncoder().encode(["where is my parcel and when will it arrive at my house"])[0]
+    np.testing.assert_allclose(table.windows[-1].astype(np.float32), hidden.vector, atol=1e-3)
+    assert table.counts[0] == 2
+
+
+def test_a_shard_cut_short_by_a_crash_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "SHARD_TEXTS", 2)
+    cache = VectorCache(tmp_path, "tiny")
+    replace = Path.replace
+    written = []
+
+    def dies_at_the_second(self: Path, target: Path) -> Path:
+        written.append(target)
+        if len(written) == 2:
+            self.write_bytes(self.read_bytes()[:50])
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(TEXTS, TinyEncoder())
+    monkeypatch.setattr(Path, "replace", replace)
+    names = sorted(path.suffix for path in cache.folder.iterdir())
+    assert names == [".npz", ".tmp"], "the crash must leave half a shard behind"
+
+    after = VectorCache(tmp_path, "tiny")
+    assert after.fill(TEXTS, TinyEncoder()) == 3
+    expected = np.stack([own.vector for own in TinyEncoder().encode(TEXTS[:4])])
+    np.testing.assert_allclose(after.table(TEXTS[:4]).means, expected, atol=1e-3)
+    assert VectorCache(tmp_path, "tiny").fill(TEXTS, TinyEncoder()) == 0
+
+
+def test_progress_ends_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "SHARD_TEXTS", 2)
+    seen: list[tuple[int, int]] = []
+    VectorCache(tmp_path, "tiny").fill(
+        TEXTS, TinyEncoder(), lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
