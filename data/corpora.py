@@ -71,6 +71,11 @@ def read_corpora(
         rows = list(csv.DictReader(manifest, delimiter="\t"))
     if not rows:
         raise InputError(f"{folder}/MANIFEST.tsv must list sources, however: it is empty")
+    if not {"name", "role"} <= rows[0].keys():
+        raise InputError(
+            f"{folder}/MANIFEST.tsv must have columns name and role, however: it has "
+            f"{', '.join(map(str, rows[0]))}; correct its first line"
+        )
     return tuple(_read_source(folder, row["name"], row["role"], limit, longest) for row in rows)
 
 
@@ -86,7 +91,8 @@ def _read_source(
     if not path.is_file():
         raise InputError(f"{path} must exist, however: it does not; restore it or its manifest row")
     prompts: list[CorpusPrompt] = []
-    for number, line in enumerate(path.open(encoding="utf-8"), start=1):
+    # As bytes, so that a line that is not UTF-8 is named like any other malformed one.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
             text = record["prompt"]

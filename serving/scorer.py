@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,14 +75,16 @@ class Scorer:
         self.bundle_id = bundle.id
         self.intents = tuple(manifest.intents)
         self.truncated = 0
-        self._encoder = encoder
+        self.observe: Callable[[np.ndarray], None] | None = None
+        """Called with the vectors float32 (N, D) of texts that were encoded."""
+        self.encoder = encoder
         self._layout = SignalLayout(len(manifest.classes))
         dimensions = manifest.encoder.dimensions
         self._heads = IntentHeads.from_bytes(
             bundle.content["heads.safetensors"], dimensions, len(manifest.classes)
         )
         self._templates = TemplateIndex.from_files(bundle.content, dimensions, self.intents)
-        self._benign = BenignIndex.from_files(bundle.content, dimensions, manifest.benign_sources)
+        self.benign = BenignIndex.from_files(bundle.content, dimensions, manifest.benign_sources)
         self._step = ClassifierStep(
             bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
             tuple(manifest.classifier_state),
@@ -142,7 +144,7 @@ class Scorer:
         """The k templates nearest to a text, nearest first."""
         from stillwatch.model.text import normalise
 
-        vector = encode_texts(self._encoder, [normalise(text)])[0].vector
+        vector = encode_texts(self.encoder, [normalise(text)])[0].vector
         k = min(k, len(self._templates))
         similarity, index = self._templates.search(vector[None, :], k)
         found = []
@@ -191,9 +193,11 @@ class Scorer:
                     self._signals.move_to_end(key)
                     found[key] = known
         for place, texts in enumerate(missing):
-            encoded = encode_texts(self._encoder, list(texts.values()))
+            encoded = encode_texts(self.encoder, list(texts.values()))
+            if self.observe is not None and encoded:
+                self.observe(np.stack([item.vector for item in encoded]))
             rows, templates = text_signals(
-                list(texts.values()), encoded, place, self._heads, self._templates, self._benign
+                list(texts.values()), encoded, place, self._heads, self._templates, self.benign
             )
             for position, key in enumerate(texts):
                 signal = _Signal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,20 @@ class TinyEncoder:
         )
 
 
+@cache
+def _classifier(features: int, seed: int) -> tuple[tuple[int, ...], bytes]:
+    """State shape and export of a classifier with random weights; an export takes seconds."""
+    torch.manual_seed(seed)
+    classifier = Classifier(ClassifierConfig(features, len(INTENTS), width=16, key=4))
+    return classifier.config.state_shape, export_classifier(classifier)
+
+
 def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int = 0) -> Bundle:
     """A bundle with random weights for TinyEncoder."""
     rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
     classes = class_names(INTENTS)
     features = feature_names(classes, INTENTS)
-    classifier = Classifier(ClassifierConfig(len(features), len(INTENTS), width=16, key=4))
+    state_shape, classifier = _classifier(len(features), seed)
     heads = IntentHeads(
         rng.normal(size=(2, DIMENSIONS, len(classes))).astype(np.float32),
         np.zeros((2, len(classes)), np.float32),
@@ -77,7 +85,7 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
     vectors = np.stack([item.vector for item in encoder.encode(texts)])
     benign = encoder.encode(["Where is my parcel", "Translate this letter"])
     content = {
-        "classifier.onnx": export_classifier(classifier),
+        "classifier.onnx": classifier,
         "heads.safetensors": heads.to_bytes(),
         "README.md": b"# A test bundle\n",
         **TemplateIndex(templates, vectors).to_files(),
@@ -87,7 +95,7 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
         "intents": list(INTENTS),
         "classes": list(classes),
         "features": list(features),
-        "classifier_state": list(classifier.config.state_shape),
+        "classifier_state": list(state_shape),
         "encoder": {
             "name": "tiny", "revision": "0", "dimensions": DIMENSIONS, "precision": "fp32",
             "golden": [],

@@ -23,16 +23,20 @@ from stillwatch.training.settings import Composition
 
 Progress = Callable[[str], None]
 
-TEST_PART, TEST_PARTS = 0, 5
-"""A fifth of each source's prompts is kept for tests in known traffic."""
+PARTS = 5
+TRAIN_PARTS, REFERENCE_PARTS, TEST_PARTS = (1, 2, 3), (4,), (0,)
+"""Each source's prompts are dealt by their hash: to train on, to make benign references of, and
+to test with in known traffic."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Materials of one fold and the streams composed of nothing else."""
+    """Materials of one fold and the streams composed of nothing else: those to train on, and
+    ordinary ones of other prompts to make benign references of."""
 
     materials: Materials
     streams: FramedStreams
+    reference: FramedStreams
 
     @property
     def families(self) -> frozenset[str]:
@@ -57,12 +61,12 @@ def compose_folds(
     labelled: list[list[Stream]] | None = None,
 ) -> list[Fold]:
     """One set of training streams a fold, each fold's attacks and ordinary traffic made of that
-    fold's materials alone; a fifth of each source's prompts is left for tests. Streams have at
-    most `longest` events. `labelled` holds further streams for each fold."""
+    fold's materials alone. Streams have at most `longest` events. `labelled` holds further
+    streams for each fold."""
     parts = split_folds(materials, plan.folds)
 
     def compose(number: int) -> list[Stream]:
-        part = parts[number].half(TEST_PART, TEST_PARTS, rest=True)
+        part = parts[number].portion(TRAIN_PARTS, PARTS)
         rng = np.random.default_rng([seed, 11, number])
         streams = compose_attacks(rng, part, part, intents, plan.attacks, f"f{number}a", longest)
         streams += [
@@ -71,9 +75,24 @@ def compose_folds(
         ]
         return streams + (labelled[number] if labelled else [])
 
+    def compose_reference(number: int) -> list[Stream]:
+        part = parts[number].portion(REFERENCE_PARTS, PARTS)
+        rng = np.random.default_rng([seed, 17, number])
+        return [
+            compose_ordinary(rng, part, f"f{number}r{position}", longest=longest)
+            for position in range(plan.reference)
+        ]
+
     progress(f"composing {plan.folds} folds of {plan.attacks + plan.ordinary} training streams")
-    framed = compose_framed([partial(compose, n) for n in range(plan.folds)], table, processes)
-    return [Fold(part, streams) for part, streams in zip(parts, framed, strict=True)]
+    numbers = range(plan.folds)
+    jobs = [partial(compose, n) for n in numbers] + [partial(compose_reference, n) for n in numbers]
+    framed = compose_framed(jobs, table, processes)
+    return [
+        Fold(part, streams, reference)
+        for part, streams, reference in zip(
+            parts, framed[: plan.folds], framed[plan.folds :], strict=True
+        )
+    ]
 
 
 _JOBS: Sequence[Callable[[], list[Stream]]] = ()
@@ -116,7 +135,9 @@ def compose_attacks(
     """`count` attacking accounts of at most `longest` events, evenly over intents and shares."""
     cells = [(i, s) for i in available_intents(attack, intents) for s in SHARES]
     return [
-        compose_attack(rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)], longest)
+        compose_attack(
+            rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)], longest
+        )
         for number in range(count)
     ]
 

@@ -141,5 +141,9 @@ class StreamDataModule(lightning.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         return self._loader(self.train, shuffle=True, epoch=epoch)
 
+    def training_steps(self, epochs: int) -> int:
+        """Batches of all epochs together; their number differs from epoch to epoch."""
+        return sum(len(self._loader(self.train, shuffle=True, epoch=n)) for n in range(epochs))
+
     def val_dataloader(self) -> DataLoader[_Item]:
         return self._loader(self.validation, shuffle=False)

@@ -13,7 +13,12 @@ from rich.table import Table
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.data.simulator.attacks import SHARES
-from stillwatch.training.evaluation import FoldResult, evaluate_fold
+from stillwatch.training.evaluation import (
+    REFERENCE_SIXTH,
+    THRESHOLD_SIXTH,
+    FoldResult,
+    evaluate_fold,
+)
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.metrics import bootstrap, threshold_at
 from stillwatch.training.prepare import prepare
@@ -57,15 +62,17 @@ def caught(result: FoldResult, method: str, setting: str, rate: float) -> tuple[
     """Which attacks of a fold lie above the threshold, bool (S,), and the false-positive rate.
 
     known: the threshold lets `rate` of the fold's ordinary test accounts through. new: it is set
-    on a third of the ordinary accounts, and the rate is what it lets through of the others.
+    on a sixth of the ordinary accounts, and the rate is what it lets through of those that did
+    not calibrate.
     """
     scores = result.scores[method]
     if setting == "known":
         threshold = threshold_at(scores.ordinary_known, rate)
         return scores.attacks_known > threshold, float((scores.ordinary_known > threshold).mean())
-    third = np.arange(len(scores.ordinary_new)) % 3 == 0
-    threshold = threshold_at(scores.ordinary_new[third], rate)
-    return scores.attacks_new > threshold, float((scores.ordinary_new[~third] > threshold).mean())
+    sixth = np.arange(len(scores.ordinary_new)) % 6
+    threshold = threshold_at(scores.ordinary_new[sixth == THRESHOLD_SIXTH], rate)
+    rest = scores.ordinary_new[(sixth != THRESHOLD_SIXTH) & (sixth != REFERENCE_SIXTH)]
+    return scores.attacks_new > threshold, float((rest > threshold).mean())
 
 
 def _cells(streams: FramedStreams, intents: list[str]) -> np.ndarray:

@@ -4,7 +4,9 @@ For each fold, heads, template index, benign references and classifier are made 
 folds alone; then the fold's campaigns are scored against ordinary traffic.
 
 known traffic: ordinary streams of the other folds' sources and products, other prompts of them.
-new traffic: ordinary streams of the held-out fold too; the threshold is set on a third of them.
+new traffic: ordinary streams of the held-out fold too. A third of the site's ordinary accounts
+calibrate, as `stillwatch calibrate` does: half of them become benign references, the others set
+the threshold; the rest are the test.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from stillwatch.data.simulator.phrases import Phrase
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
 from stillwatch.training.composition import (
-    TEST_PART,
+    PARTS,
     TEST_PARTS,
     available_intents,
     compose_framed,
@@ -34,6 +36,11 @@ from stillwatch.training.settings import Settings
 from stillwatch.training.workbench import Workbench
 
 SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
+
+
+REFERENCE_SIXTH, THRESHOLD_SIXTH = 0, 3
+"""A third of a new site's ordinary accounts calibrates: by position modulo six, those that become
+benign references and those that set the threshold."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def compose_tests(
     def compose(number: int, name: str) -> list[Stream]:
         part = parts[number]
         known = [own for n, own in enumerate(parts) if n != number]
-        cover = _union(known).half(TEST_PART, TEST_PARTS) if name.endswith("known") else part
+        cover = _union(known).portion(TEST_PARTS, PARTS) if name.endswith("known") else part
         rng = np.random.default_rng([settings.seed, 41, number, SETS.index(name)])
         if name.startswith("ordinary"):
             return [
@@ -132,11 +139,14 @@ def evaluate_fold(
     classifier = fit_classifier(
         training, bench.settings, folder / f"fold-{number + 1}", show_progress, seed=number
     )
-    readers = bench.readers(others)
+    known = bench.readers(others)
+    references = np.arange(len(test.ordinary_new)) % 6 == REFERENCE_SIXTH
+    site = bench.site_readers(known, test.ordinary_new.subset(np.flatnonzero(references)))
+    readers = {name: known if name.endswith("known") else site for name in SETS}
     result = FoldResult(number, test)
     final = {}
     for name in SETS:
-        streams = bench.stream_set(getattr(test, name), readers)
+        streams = bench.stream_set(getattr(test, name), readers[name])
         result.paths[name] = stream_logits(classifier, streams.features)
         final[name] = np.array([path[-1, 0] for path in result.paths[name]])
     result.scores["stillwatch"] = Scores(**final)
@@ -144,13 +154,13 @@ def evaluate_fold(
         bench.progress(f"baselines without fold {number + 1}")
         train_sets = [bench.folds[n].streams for n in others]
         fitted: list[Baseline] = summary_baselines(
-            account_summaries(train_sets, bench.vectors, readers.templates, readers.benign),
+            account_summaries(train_sets, bench.vectors, known.templates, known.benign),
             np.concatenate([s.is_attack for s in train_sets]),
             bench.settings.seed,
         )
         inputs = {
             name: account_summaries(
-                [getattr(test, name)], bench.vectors, readers.templates, readers.benign
+                [getattr(test, name)], bench.vectors, known.templates, readers[name].benign
             )
             for name in SETS
         }

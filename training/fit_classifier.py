@@ -33,7 +33,7 @@ def fit_classifier(
     lightning.seed_everything(settings.seed * 1000 + seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     order = np.random.default_rng([settings.seed, 31, seed]).permutation(len(streams))
-    held = int(len(streams) * VALIDATION_SHARE)
+    held = max(1, int(len(streams) * VALIDATION_SHARE))
     train, validation = streams.subset(order[held:]), streams.subset(order[:held])
 
     config = ClassifierConfig(
@@ -45,13 +45,21 @@ def fit_classifier(
         key=optimisation.key,
         dropout=optimisation.dropout,
     )
+    data = StreamDataModule(train, validation, optimisation.batch_events, settings.seed)
     module = ClassifierModule(
-        config, optimisation.learning_rate, optimisation.weight_decay, optimisation.epochs
+        config,
+        optimisation.learning_rate,
+        optimisation.weight_decay,
+        steps=data.training_steps(optimisation.epochs),
+        seed=settings.seed * 1000 + seed,
     )
     mean, deviation = feature_moments(train)
     module.classifier.set_scale(torch.from_numpy(mean), torch.from_numpy(deviation))
 
-    checkpoint = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True, save_top_k=0)
+    # Not `save_last`, which without a best checkpoint saves only when all is over.
+    checkpoint = ModelCheckpoint(
+        dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
+    )
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=optimisation.epochs,
@@ -65,9 +73,10 @@ def fit_classifier(
         num_sanity_val_steps=0,
     )
     last = folder / "checkpoints" / "last.ckpt"
-    data = StreamDataModule(train, validation, optimisation.batch_events, settings.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # It is not: a broken run goes on from there.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
     return module.classifier.eval()
 

@@ -15,7 +15,7 @@ from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
-BANK_PER_ORIGIN = 24
+BANK_PER_ORIGIN = 40
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def benign_bank(
     centres, origins = [], []
     for origin in sorted(by_origin):
         points = vectors.means[sorted(by_origin[origin])]
-        wanted = min(BANK_PER_ORIGIN, max(1, len(points) // 40))
+        wanted = min(BANK_PER_ORIGIN, max(1, len(points) // 4))
         if wanted == 1:
             found = points.mean(axis=0, keepdims=True)
         else:

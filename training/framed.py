@@ -68,6 +68,22 @@ class FramedStreams:
         """bool (S,)"""
         return np.array([bool(intents) for intents in self.intents])
 
+    def subset(self, rows: np.ndarray) -> FramedStreams:
+        """The streams at these positions, in their order."""
+        events = np.concatenate(
+            [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        ).astype(np.int64)
+        return FramedStreams(
+            tuple(self.kinds[row] for row in rows),
+            tuple(self.languages[row] for row in rows),
+            tuple(self.intents[row] for row in rows),
+            self.shares[rows],
+            np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64),
+            self.frame_id[events], self.slot_id[events], self.frame_hash[events],
+            self.times[events], self.scalars[events], self.attack[events],
+            self.labels[events], self.origins[events],
+        )  # fmt: skip
+
     def intent_matrix(self, names: Sequence[str]) -> np.ndarray:
         """float32 (S, I): 1 where the stream has the intent."""
         return np.array(

@@ -51,15 +51,26 @@ class ClassifierModule(lightning.LightningModule):
     """Trains a Classifier on StreamBatches; logs `validation/recall_at_1pct` each epoch."""
 
     def __init__(
-        self, config: ClassifierConfig, learning_rate: float, weight_decay: float, epochs: int
+        self,
+        config: ClassifierConfig,
+        learning_rate: float,
+        weight_decay: float,
+        steps: int,
+        seed: int = 0,
     ) -> None:
+        """`steps` is the number of batches of the whole training, all epochs together."""
         super().__init__()
         self.classifier = Classifier(config)
-        self.learning_rate, self.weight_decay, self.epochs = learning_rate, weight_decay, epochs
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.steps, self.seed = steps, seed
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, features: Tensor) -> Tensor:
         return self.classifier(features)
+
+    def on_train_batch_start(self, batch: StreamBatch, _: int) -> None:
+        # What is dropped out follows from the step, so that a resumed run draws the same.
+        torch.manual_seed((self.seed << 32) + self.global_step)
 
     def training_step(self, batch: StreamBatch, _: int) -> Tensor:
         loss = stream_loss(self(batch.features), batch)
@@ -84,9 +95,10 @@ class ClassifierModule(lightning.LightningModule):
         optimiser = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
-        steps = int(self.trainer.estimated_stepping_batches)
+        # Not by the trainer's own estimate, which takes every epoch to be as long as the first: the
+        # schedule refuses a step more than it was made for.
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.learning_rate, total_steps=max(steps, 2), pct_start=0.1
+            optimiser, self.learning_rate, total_steps=max(self.steps, 2), pct_start=0.1
         )
         return {
             "optimizer": optimiser,

@@ -11,8 +11,8 @@ import yaml
 from stillwatch.data.errors import ConfigError
 
 _NEVER_ZERO = frozenset(
-    ("source_prompts", "width", "layers", "heads", "key", "longest", "epochs", "learning_rate",
-     "batch_events", "head_examples")
+    ("source_prompts", "prompt_chars", "width", "layers", "heads", "key", "longest", "epochs",
+     "learning_rate", "batch_events", "head_examples")
 )  # fmt: skip
 DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 
@@ -27,6 +27,7 @@ class Composition:
         prompt_chars: longer prompts of a source are left out; windows make them dear to encode.
         attacks: attacking accounts composed in each fold for training.
         ordinary: ordinary accounts composed in each fold for training.
+        reference: ordinary accounts composed in each fold for benign references.
         test_attacks: attacking accounts of each intent and share in each fold's test.
         test_ordinary: ordinary accounts in each fold's test, of each setting.
         hold_out: sources, wrapper families, wrappers, products or trades never to be used.
@@ -35,9 +36,10 @@ class Composition:
     folds: int = 5
     source_prompts: int | None = 800
     prompt_chars: int = 2500
-    attacks: int = 900
-    ordinary: int = 1500
-    test_attacks: int = 25
+    attacks: int = 420
+    ordinary: int = 800
+    reference: int = 150
+    test_attacks: int = 15
     test_ordinary: int = 1000
     hold_out: list[str] = field(default_factory=list)
 
@@ -65,8 +67,8 @@ class Optimisation:
     heads: int = 4
     key: int = 8
     dropout: float = 0.1
-    longest: int = 256
-    epochs: int = 12
+    longest: int = 160
+    epochs: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     batch_events: int = 8192

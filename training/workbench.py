@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stillwatch.model.heads import PLACES, class_names
+from stillwatch.model.heads import PLACES, IntentHeads, class_names
 from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 from stillwatch.training.composition import Fold
 from stillwatch.training.datamodule import StreamSet
@@ -49,7 +49,7 @@ class Workbench:
     library_vectors: np.ndarray
     progress: Callable[[str], None]
     _ngrams: NgramTable | None = None
-    _readers: dict[tuple[int, ...], Readers] = field(default_factory=dict)
+    _readers: dict[tuple[tuple[int, ...], int | None], Readers] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,11 +62,38 @@ class Workbench:
             self._ngrams = NgramTable(self.texts)
         return self._ngrams
 
-    def readers(self, fold_numbers: tuple[int, ...]) -> Readers:
-        """Heads, templates and benign references that know these folds and no others."""
-        known = self._readers.get(fold_numbers)
+    def readers(self, fold_numbers: tuple[int, ...], familiar: int | None = None) -> Readers:
+        """Heads, templates and benign references that know these folds and no others, save that
+        the benign references know the fold `familiar` too: a site whose own ordinary traffic is
+        known, though no campaign on it is."""
+        key = (fold_numbers, familiar)
+        known = self._readers.get(key)
         if known is not None:
             return known
+        if familiar is not None:
+            plain = self.readers(fold_numbers)
+            found = Readers(plain.heads, plain.templates, self._bank((*fold_numbers, familiar)))
+        else:
+            found = Readers(
+                self._heads(fold_numbers), self._templates(fold_numbers), self._bank(fold_numbers)
+            )
+        self._readers[key] = found
+        return found
+
+    def site_readers(self, plain: Readers, ordinary: FramedStreams) -> Readers:
+        """Readers whose benign references know a site's own ordinary accounts too, as after
+        `stillwatch calibrate`."""
+        centres, origins = benign_bank([ordinary], self.vectors)
+        return Readers(
+            plain.heads,
+            plain.templates,
+            BenignIndex(
+                (*plain.benign.sources, *origins),
+                np.concatenate([plain.benign.vectors(), centres]),
+            ),
+        )
+
+    def _heads(self, fold_numbers: tuple[int, ...]) -> IntentHeads:
         self.progress(f"fitting heads on folds {', '.join(str(n + 1) for n in fold_numbers)}")
         sets = [self.folds[n].streams for n in fold_numbers]
         rng = np.random.default_rng([self.settings.seed, 23, *fold_numbers])
@@ -75,14 +102,18 @@ class Workbench:
             collect_examples(sets, PLACES.index("frame"), self.classes, most, rng),
             collect_examples(sets, PLACES.index("slot"), self.classes, most, rng),
         )
-        heads = fit_heads(examples, self.vectors, self.ngrams)
-        families = frozenset().union(*(self.folds[n].families for n in fold_numbers))
+        return fit_heads(examples, self.vectors, self.ngrams)
+
+    def _templates(self, fold_numbers: tuple[int, ...]) -> TemplateIndex:
+        families = {family for n in fold_numbers for family in self.folds[n].families}
         kept = [p for p, template in enumerate(self.library) if template.family in families]
-        templates = TemplateIndex(tuple(self.library[p] for p in kept), self.library_vectors[kept])
-        centres, origins = benign_bank(sets, self.vectors)
-        found = Readers(heads, templates, BenignIndex(origins, centres))
-        self._readers[fold_numbers] = found
-        return found
+        return TemplateIndex([self.library[p] for p in kept], self.library_vectors[kept])
+
+    def _bank(self, fold_numbers: tuple[int, ...]) -> BenignIndex:
+        centres, origins = benign_bank(
+            [self.folds[n].reference for n in fold_numbers], self.vectors
+        )
+        return BenignIndex(origins, centres)
 
     def stream_set(
         self, streams: FramedStreams, readers: Readers, longest: int | None = None
@@ -94,12 +125,15 @@ class Workbench:
         return StreamSet(features, matrix, events)
 
     def training_set(self, fold_numbers: tuple[int, ...]) -> StreamSet:
-        """Streams of these folds, each fold read by what was fitted on the others of them."""
+        """Streams of these folds, each fold read by what was fitted on the others of them: once
+        as traffic of which nothing is known, once with its ordinary traffic among the benign
+        references."""
         longest = self.settings.optimisation.longest
         parts = []
         for number in fold_numbers:
             others = tuple(n for n in fold_numbers if n != number)
-            readers = self.readers(others)
-            self.progress(f"features of fold {number + 1}")
-            parts.append(self.stream_set(self.folds[number].streams, readers, longest))
+            for familiar in (None, number):
+                readers = self.readers(others, familiar)
+                self.progress(f"features of fold {number + 1}")
+                parts.append(self.stream_set(self.folds[number].streams, readers, longest))
         return StreamSet.join(parts)

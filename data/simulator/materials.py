@@ -150,14 +150,13 @@ class Materials:
             self.phrases,
         )
 
-    def half(self, part: int, of: int = 4, rest: bool = False) -> Materials:
-        """The prompts of each source whose hash falls in `part` of `of` (all others with `rest`),
-        sessions kept whole: "other prompts of known sources"."""
+    def portion(self, parts: Collection[int], of: int) -> Materials:
+        """The prompts of each source whose hash falls in these parts of `of`, sessions kept
+        whole: "other prompts of known sources"."""
 
         def keep(prompt: CorpusPrompt) -> bool:
             unit = prompt.session or prompt.text
-            inside = zlib.crc32(unit.encode("utf-8", "replace")) % of == part
-            return inside != rest
+            return zlib.crc32(unit.encode("utf-8", "replace")) % of in parts
 
         sources = []
         for source in self.sources:

@@ -21,7 +21,7 @@ from stillwatch.data.simulator.streams import (
 
 Composer = Callable[[np.random.Generator, Materials, int], list[Request]]
 
-MAX_EVENTS = 500
+MAX_EVENTS = 300
 PEOPLE_ROLES = ("chat", "lookalike")
 
 
@@ -218,18 +218,18 @@ def _new_model(rng: np.random.Generator, materials: Materials, size: int) -> lis
 # kind: (weight, composer, (fewest, most) events, paces)
 KINDS: dict[str, tuple[float, Composer, tuple[int, int], tuple[str, ...]]] = {
     "person": (0.20, _person, (3, 150), ("human",)),
-    "product": (0.17, _product("product"), (10, 400), ("product", "machine", "burst")),
-    "product_bare": (0.09, _product_bare, (10, 400), ("product", "machine", "burst")),
-    "gateway": (0.11, _gateway, (40, 500), ("product", "machine")),
+    "product": (0.17, _product("product"), (10, 240), ("product", "machine", "burst")),
+    "product_bare": (0.09, _product_bare, (10, 240), ("product", "machine", "burst")),
+    "gateway": (0.11, _gateway, (40, 300), ("product", "machine")),
     "vendor": (0.04, _product("product"), (3, 40), ("product", "human")),
     "student": (0.07, _student, (12, 150), ("human",)),
     "evaluator": (0.04, _evaluator, (12, 80), ("burst", "human")),
-    "judge": (0.04, _product("judge", label="judge"), (16, 400), ("machine", "burst", "product")),
-    "step_by_step": (0.04, _product("step_by_step", "tutoring"), (10, 300), ("product", "human")),
-    "audit": (0.03, _product("audit"), (10, 300), ("product", "machine")),
-    "translation": (0.04, _product("translation"), (10, 400), ("product", "machine", "burst")),
-    "multilingual": (0.03, _product("multilingual"), (10, 300), ("product",)),
-    "coding_agent": (0.04, _product("coding_agent"), (16, 400), ("burst", "machine")),
+    "judge": (0.04, _product("judge", label="judge"), (16, 240), ("machine", "burst", "product")),
+    "step_by_step": (0.04, _product("step_by_step", "tutoring"), (10, 200), ("product", "human")),
+    "audit": (0.03, _product("audit"), (10, 200), ("product", "machine")),
+    "translation": (0.04, _product("translation"), (10, 240), ("product", "machine", "burst")),
+    "multilingual": (0.03, _product("multilingual"), (10, 200), ("product",)),
+    "coding_agent": (0.04, _product("coding_agent"), (16, 240), ("burst", "machine")),
     "debugging": (0.02, _product("debugging"), (10, 120), ("human", "burst")),
     "prompt_library": (0.03, _product("prompt_library"), (6, 150), ("human", "product")),
     "redteam": (0.01, _redteam, (20, 200), ("human", "burst")),

@@ -61,22 +61,21 @@ def calibrate(
     intake.check_outputs(logs, [("--rejects", rejects)])
     _check_folder(output)
     scorer = intake.load_scorer(bundle, threads, show)
-    import numpy as np
-
-    from stillwatch.model.thresholds import site_threshold
-    from stillwatch.serving.calibrate import calibrate as set_thresholds
+    from stillwatch.serving import calibrate as calibration
 
     with intake.read_logs(logs, format_name, rejects, strict, show) as read:
-        # Raises if there are too few accounts: before hours of scoring, not after them.
-        site_threshold(np.zeros(read.spool.accounts), max_fpr)
-        with intake.chunks(read.spool, "Scoring", show) as chunks:
-            for chunk in chunks:
-                scorer.ingest(chunk)
-        made, found = set_thresholds(scorer, output, max_fpr)
+        # Before hours of scoring, not after them.
+        accounts = {event.account_id for chunk in read.spool.chunks(4096) for event in chunk}
+        calibration.check_enough(accounts, max_fpr)
+        made = calibration.calibrate(
+            scorer, lambda label: intake.chunks(read.spool, label, show), output, max_fpr
+        )
+    found = made.threshold
     typer.echo(
-        f"calibrated on {len(read.spool):,} events of {found.accounts:,} accounts; "
-        f"{read.rejected:,} lines rejected; threshold {scorer.threshold:.4g} became "
-        f"{found.enter:.4g}, reached by {found.above:,}; bundle {made.id} written to {output}",
+        f"calibrated on {len(read.spool):,} events of {len(accounts):,} accounts; "
+        f"{read.rejected:,} lines rejected; {made.references:,} benign references are the "
+        f"site's own; threshold {scorer.threshold:.4g} became {found.enter:.4g}, reached by "
+        f"{found.above:,} of {found.accounts:,}; bundle {made.bundle.id} written to {output}",
         err=True,
     )
 

@@ -51,7 +51,7 @@ def vectors(count: int, seed: int = 1) -> np.ndarray:
 
 
 def test_classes_are_the_intents_in_order_and_then_ordinary_ones() -> None:
-    assert CLASSES == (*INTENTS, "person", "product", "judge")
+    assert (*INTENTS, "person", "product", "judge") == CLASSES
     assert PLACES == ("frame", "slot")
 
 
@@ -145,7 +145,9 @@ def test_signals_of_a_text_of_several_windows(heads: IntentHeads) -> None:
     known = vectors(3, seed=2)
     templates = TemplateIndex(
         [
-            Template(f"T{n}", "cot_tags", INTENTS[0], "en", f"text {n}", "stillwatch", "2026-03-01", None)
+            Template(
+                f"T{n}", "cot_tags", INTENTS[0], "en", f"text {n}", "stillwatch", "2026-03-01", None
+            )
             for n in range(3)
         ],
         known,

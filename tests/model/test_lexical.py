@@ -33,7 +33,7 @@ def test_ids_are_sorted_and_within_the_table(text: str) -> None:
     assert found.dtype == np.int32
     assert found.tolist() == sorted(set(found.tolist()))
     assert len(found) >= 1
-    assert 0 <= found[0]
+    assert found[0] >= 0
     assert found[-1] < BUCKETS
 
 

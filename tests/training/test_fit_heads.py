@@ -1,0 +1,174 @@
+"""The fits of what reads one text: heads that learn, balanced, and a bank of ordinary centres."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stillwatch.model.heads import class_names
+from stillwatch.model.lexical import ngram_chunks
+from stillwatch.training.fit_heads import (
+    BANK_PER_ORIGIN,
+    Examples,
+    NgramTable,
+    _logistic,
+    benign_bank,
+    collect_examples,
+    fit_heads,
+)
+from stillwatch.training.framed import FramedStreams
+from stillwatch.training.vectors import VectorTable
+from tests.support import INTENTS
+
+CLASSES = class_names(INTENTS)
+DIMENSIONS = 24
+WORDS = ["alpha", "bravo", "cedar", "delta", "ember", "frost"]
+
+
+def table_of(means: np.ndarray) -> VectorTable:
+    """One window a text."""
+    unit = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    count = np.arange(len(unit), dtype=np.int64)
+    return VectorTable(unit.astype(np.float16), count, np.ones_like(count), unit)
+
+
+def toy(counts: list[int], noise: float) -> tuple[Examples, VectorTable, list[str]]:
+    """Texts of each class around a direction and with a word of its own."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(len(counts)), counts)
+    means = noise * rng.normal(size=(len(classes), DIMENSIONS))
+    means[np.arange(len(classes)), classes] += 1
+    texts = [f"{WORDS[own]} number {n} {rng.integers(10**6)}" for n, own in enumerate(classes)]
+    target = np.eye(len(CLASSES), dtype=np.float32)[classes]
+    weight = np.ones(len(classes), dtype=np.float32)
+    return Examples(np.arange(len(classes)), target, weight), table_of(means), texts
+
+
+def dense_logits(examples: Examples, vectors: VectorTable) -> np.ndarray:
+    """Logits (N, C) of the fit on sentence vectors alone, which is the quick part."""
+    weight, bias = _logistic(vectors.means, examples.target, examples.weight, 3e-4)
+    return np.asarray(vectors.means @ weight + bias)
+
+
+def test_a_separable_toy_is_learnt_by_both_readings() -> None:
+    examples, vectors, texts = toy([25] * 6, noise=0.1)
+    heads = fit_heads((examples, examples), vectors, NgramTable(texts))
+    wanted = examples.target.argmax(axis=1)
+    for place in (0, 1):
+        dense = heads.dense_logits(vectors.means, place)
+        lexical = np.stack([heads.lexical_logits(ngram_chunks(text), place) for text in texts])
+        for logits in (dense, lexical):
+            assert (logits.argmax(axis=1) == wanted).mean() > 0.99
+            assert np.median(logits[examples.target > 0]) > 1
+            assert np.median(logits[examples.target == 0]) < -1
+    assert heads.lexical_weight.dtype == np.float16
+    assert heads.dense_weight.dtype == heads.dense_bias.dtype == np.float32
+
+
+def test_a_rare_class_is_as_likely_as_a_common_one() -> None:
+    examples, vectors, texts = toy([400, 12, 60, 60, 60, 60], noise=0.1)
+    logits = dense_logits(examples, vectors)
+    own = [logits[examples.target[:, c] > 0, c].mean() for c in range(6)]
+    assert min(own) > 1
+    # With nothing to learn from, the odds are even whatever the frequency.
+    blind = table_of(np.ones((len(texts), DIMENSIONS)))
+    np.testing.assert_allclose(dense_logits(examples, blind), 0, atol=0.05)
+
+
+def test_weights_of_examples_count() -> None:
+    examples, vectors, texts = toy([50] * 6, noise=0.1)
+    rng = np.random.default_rng(1)
+    wrong = rng.permutation(len(texts))[:120]
+    target = examples.target.copy()
+    target[wrong] = np.roll(target[wrong], 1, axis=1)
+    weight = np.ones(len(texts), dtype=np.float32)
+    weight[wrong] = 1e-4
+    logits = dense_logits(replace(examples, target=target, weight=weight), vectors)
+    assert (logits.argmax(axis=1) == examples.target.argmax(axis=1)).mean() > 0.99
+
+
+def test_the_fit_is_the_same_each_time() -> None:
+    examples, vectors, _ = toy([20] * 6, noise=0.4)
+    first, second = dense_logits(examples, vectors), dense_logits(examples, vectors)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_bags_of_n_grams_have_unit_length() -> None:
+    texts = ["", "one", "a longer text " * 300]
+    table = NgramTable(texts)
+    rows = table.rows(np.array([2, 0, 1, 2]))
+    np.testing.assert_allclose(np.sqrt((rows.multiply(rows)).sum(axis=1)), 1, rtol=1e-5)
+    dense = rows.toarray()
+    np.testing.assert_array_equal(dense[0], dense[3])
+    np.testing.assert_array_equal(np.flatnonzero(dense[2]), ngram_chunks("one")[0])
+
+
+def framed(
+    frame_id: list[int], slot_id: list[int], labels: list[str], origins: list[str], attack: bool
+) -> FramedStreams:
+    """One stream with these events."""
+    count = len(slot_id)
+    return FramedStreams(
+        ("any",), ("en",), ((INTENTS[0],) if attack else (),), np.array([float(attack)]),
+        np.array([0, count]), np.array(frame_id, np.int32), np.array(slot_id, np.int32),
+        np.zeros(count, np.uint32), np.zeros(count), np.zeros((count, 13), np.float32),
+        np.array([label in INTENTS for label in labels]), np.array(labels), np.array(origins),
+    )  # fmt: skip
+
+
+def test_examples_are_distinct_texts_with_the_classes_they_stood_in() -> None:
+    attack = framed(
+        [7, 7, -1], [0, 1, 2], [INTENTS[0], INTENTS[0], "person"], ["wrap", "wrap", "chat"], True
+    )
+    ordinary = framed([7, -1], [0, 0], ["product", "product"], ["shop", "shop"], False)
+    rng = np.random.default_rng(0)
+    slots = collect_examples([attack, ordinary], 1, CLASSES, 100, rng)
+    found = {
+        (int(text), CLASSES[int(own.argmax())])
+        for text, own in zip(slots.text_id, slots.target, strict=True)
+    }
+    assert found == {(0, INTENTS[0]), (1, INTENTS[0]), (2, "person"), (0, "product")}
+    assert len(slots.text_id) == 4
+    assert (slots.target.sum(axis=1) == 1).all()
+    frames = collect_examples([attack, ordinary], 0, CLASSES, 100, rng)
+    assert frames.text_id.tolist() == [7, 7]
+    assert {CLASSES[int(own.argmax())] for own in frames.target} == {INTENTS[0], "product"}
+
+
+def test_an_origin_counts_by_the_root_of_its_texts() -> None:
+    count = 100
+    large = framed([-1] * count, list(range(count)), ["person"] * count, ["large"] * count, False)
+    small = framed([-1] * 4, list(range(200, 204)), ["product"] * 4, ["small"] * 4, False)
+    rng = np.random.default_rng(0)
+    found = collect_examples([large, small], 1, CLASSES, 1000, rng)
+    sums = [found.weight[found.text_id < 200].sum(), found.weight[found.text_id >= 200].sum()]
+    assert sums[0] / sums[1] == pytest.approx(10 / 2, rel=1e-5)
+    assert found.weight.mean() == pytest.approx(1, rel=1e-5)
+    few = collect_examples([large, small], 1, CLASSES, 30, rng)
+    assert len(set(few.text_id.tolist())) == 30
+
+
+def test_the_bank_holds_centres_of_ordinary_texts_alone() -> None:
+    rng = np.random.default_rng(2)
+    means = rng.normal(size=(700, DIMENSIONS))
+    means[600:] = 0
+    means[600:, 0] = 1
+    vectors = table_of(means)
+    ordinary = framed([-1] * 500, list(range(500)), ["person"] * 500, ["chat"] * 500, False)
+    shop = framed([520, 520], [521, 522], ["product"] * 2, ["shop"] * 2, False)
+    attack = framed([-1] * 100, list(range(600, 700)), [INTENTS[0]] * 100, ["wrap"] * 100, True)
+    centres, origins = benign_bank([ordinary, shop, attack], vectors)
+    assert centres.dtype == np.float32
+    assert len(centres) == len(origins)
+    assert set(origins) == {"chat", "shop"}
+    assert 1 < origins.count("chat") <= BANK_PER_ORIGIN
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, rtol=1e-5)
+    assert (centres[:, 0] < 0.9).all(), "attack prompts must not become benign references"
+    again, _ = benign_bank([ordinary, shop, attack], vectors)
+    np.testing.assert_array_equal(again, centres)
+    mean = vectors.means[520:523].mean(axis=0)
+    np.testing.assert_allclose(
+        centres[origins.index("shop")], mean / np.linalg.norm(mean), rtol=1e-4, atol=1e-5
+    )
