@@ -93,9 +93,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
         origin="a site's own ordinary traffic",
     )
     fields = {**fields, "thresholds": thresholds.model_dump()}
-    return Calibrated(
-        write_bundle(output, fields, content), found, benign.sources.count(SITE)
-    )
+    return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
 
 
 def _score(scorer: Scorer, chunks: Chunks, label: str, wanted: Callable[[str], bool]) -> None:
@@ -124,7 +122,7 @@ def _with_site(benign: BenignIndex, vectors: np.ndarray) -> BenignIndex:
         vectors.shape[1], wanted, niter=12, seed=0, spherical=True, min_points_per_centroid=1
     )
     kmeans.train(vectors)
-    centres = kmeans.centroids
+    centres = np.asarray(kmeans.centroids)
     centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
     return BenignIndex(
         (*(s for s in benign.sources if s != SITE), *(SITE,) * wanted),

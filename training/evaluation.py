@@ -137,7 +137,7 @@ def evaluate_fold(
     training = bench.training_set(others)
     bench.progress(f"training the classifier without fold {number + 1}")
     classifier = fit_classifier(
-        training, bench.settings, folder / f"fold-{number + 1}", show_progress, seed=number
+        training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number
     )
     known = bench.readers(others)
     references = np.arange(len(test.ordinary_new)) % 6 == REFERENCE_SIXTH

@@ -39,8 +39,8 @@ class Composition:
     attacks: int = 420
     ordinary: int = 800
     reference: int = 150
-    test_attacks: int = 15
-    test_ordinary: int = 1000
+    test_attacks: int = 8
+    test_ordinary: int = 500
     hold_out: list[str] = field(default_factory=list)
 
 
@@ -68,11 +68,11 @@ class Optimisation:
     key: int = 8
     dropout: float = 0.1
     longest: int = 160
-    epochs: int = 8
+    epochs: int = 6
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     batch_events: int = 8192
-    head_examples: int = 30000
+    head_examples: int = 20000
 
 
 @dataclass

@@ -48,6 +48,10 @@ def train(
     every = tuple(range(len(bench.folds)))
 
     attacks, ordinary, ordinary_peaks = _left_out_logits(bench, run_folder, show_progress)
+    # Kept, so that thresholds can be looked at again without training.
+    np.savez(
+        run_folder / "left_out.npz", attacks=attacks, ordinary=ordinary, peaks=ordinary_peaks
+    )
     calibration = fit_calibration(attacks, ordinary, settings.prevalence)
     peak_risk = _sigmoid(
         calibration.slope * threshold_at(ordinary_peaks, settings.max_fpr) + calibration.offset

@@ -93,6 +93,11 @@ def test_names_stand_at_their_values() -> None:
     event["slot"][0, LAYOUT.benign] = 0.125
     event["frame"][0, LAYOUT.dense] = np.arange(len(CLASSES))
     event["slot"][0, LAYOUT.lexical] = -np.arange(len(CLASSES))
+    event["slot"][0, LAYOUT.dense.start] = 40
+    found = named(step(state, event))
+    assert (found[f"frame.dense.{CLASSES[0]}"], found[f"mean.dense.{CLASSES[0]}"]) == (0, 40)
+    state = empty_state(1)
+    event["slot"][0, LAYOUT.dense.start] = 0
     found = named(step(state, event))
     for number, name in enumerate(CLASSES):
         assert found[f"frame.dense.{name}"] == number
@@ -117,18 +122,21 @@ def test_names_stand_at_their_values() -> None:
 def test_accounts_do_not_know_their_neighbours() -> None:
     accounts, rounds = 7, 30
     rng = np.random.default_rng(1)
-    events = [random_event(rng, accounts) for _ in range(rounds)]
-    together = empty_state(accounts)
-    expected = [step(together, event) for event in events]
-    for row in range(accounts):
-        alone = empty_state(1)
-        for event, features in zip(events, expected, strict=True):
-            np.testing.assert_allclose(
-                step(alone, only(event, row))[0], features[row], rtol=1e-5, atol=1e-5
-            )
+    together, alone_states = empty_state(accounts), [empty_state(1) for _ in range(accounts)]
+    for _ in range(rounds):
+        # Not all of them send something each time, so that their numbers of events differ.
+        rows = np.flatnonzero(rng.random(accounts) < 0.6)
+        event, part = random_event(rng, len(rows)), together[rows]
+        features = step(part, event)
+        together[rows] = part
+        for position, row in enumerate(rows):
+            own = step(alone_states[row], only(event, position))[0]
+            np.testing.assert_allclose(own, features[position], rtol=1e-5, atol=1e-5)
+    assert len(set(together["events"].tolist())) > 2
+    for number, alone in enumerate(alone_states):
         for name in alone.dtype.names or ():
             np.testing.assert_allclose(
-                alone[name][0], together[name][row], rtol=1e-5, atol=1e-5, err_msg=name
+                alone[name][0], together[name][number], rtol=1e-5, atol=1e-5, err_msg=name
             )
 
 
@@ -226,6 +234,14 @@ def test_the_strongest_evidence_is_kept() -> None:
     assert found[f"top8.{intent}"] == pytest.approx(best[:8].mean())
     assert found[f"strong_share.{intent}"] == pytest.approx(0.5)
     assert found[f"strong_share.{INTENTS[1]}"] == 0
+
+
+def test_a_single_weak_event_is_no_evidence() -> None:
+    event = one_event()
+    event["slot"][0, LAYOUT.dense] = event["slot"][0, LAYOUT.lexical] = -3
+    found = named(step(empty_state(1), event))
+    assert found[f"top1.{INTENTS[0]}"] == -3
+    assert found[f"top8.{INTENTS[0]}"] < -5
 
 
 def test_likeness_to_the_past_is_that_of_the_slot() -> None:

@@ -57,6 +57,12 @@ def test_case_does_not_hide_a_frame() -> None:
     assert (split.frame, split.slot) == (PREFIX.upper(), "pears")
 
 
+def test_letters_that_grow_in_lower_case_do_not_hide_a_frame() -> None:
+    assert len("İ".lower()) == 2
+    split = splits([f"İİİİİ apples {SUFFIX}", f"İ pears {SUFFIX}"])[-1]
+    assert (split.frame, split.slot) == (SUFFIX, "İ pears")
+
+
 def test_an_exact_repeat_is_told_and_not_remembered_twice() -> None:
     state = fresh()
     prompt = f"{PREFIX} apples"
@@ -69,6 +75,10 @@ def test_an_exact_repeat_is_told_and_not_remembered_twice() -> None:
     assert split_prompt(f"{PREFIX} pears", state).slot == "pears"
     again = split_prompt(prompt, state)
     assert (again.frame, again.slot, again.repeat) == (PREFIX, "apples", True)
+    long_slot = " ".join(f"word{number}" for number in range(40))
+    for repeat in (False, True):
+        split = split_prompt(f"{PREFIX} {long_slot}", state)
+        assert (split.frame, split.slot, split.repeat) == (PREFIX, long_slot, repeat)
 
 
 def test_a_prompt_past_the_ring_is_forgotten() -> None:
@@ -83,9 +93,8 @@ def test_nested_prompts_never_lose_the_slot() -> None:
         split = splits(prompts)[-1]
         assert split.slot
         assert normalise(f"{split.frame} {split.slot}").split() == prompts[-1].split()
-    doubled = splits(["so it goes " * 4, "so it goes " * 9, "so it goes " * 6])
-    for split, count in zip(doubled, (4, 9, 6), strict=True):
-        assert split.frame_words + split.slot_words == 3 * count
+    doubled = splits(["so it goes " * 3, "so it goes " * 4, "so it goes " * 2])
+    assert [(split.frame_words, split.slot_words) for split in doubled] == [(0, 9), (11, 1), (0, 6)]
 
 
 @pytest.mark.parametrize("length", [50, 61, 200, 300])
@@ -167,6 +176,19 @@ def test_a_frame_that_fills_both_edges_leaves_the_middle() -> None:
     assert EDGE_CHARS // 2 < len(head) <= EDGE_CHARS
     assert EDGE_CHARS // 2 < len(tail) <= EDGE_CHARS
     assert FRUIT[-1] in split.slot
+
+
+def test_no_word_is_cut_through_where_the_edge_ends() -> None:
+    for width in range(20, 80):
+        words_of_width = [f"{number:0{width}d}" for number in range(3 * EDGE_CHARS // width)]
+        shared = " ".join(words_of_width)
+        edge = shared[-EDGE_CHARS:]
+        if shared[-EDGE_CHARS - 1] != " " != edge[0] and len(word_spans(edge)) in CHECKPOINTS:
+            break
+    assert len(word_spans(edge)) in CHECKPOINTS
+    split = splits([f"{fruit} {shared}" for fruit in FRUIT])[-1]
+    assert split.frame
+    assert split.frame.split()[0] in words_of_width
 
 
 def test_the_state_has_a_fixed_size_and_holds_no_text() -> None:

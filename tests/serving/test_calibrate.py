@@ -1,20 +1,49 @@
-"""Calibration to a site's own traffic: another threshold, the same detector, or a refusal."""
+"""Calibration to a site's own traffic: its references and threshold, the same detector, or a
+refusal."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stillwatch.data.errors import InputError, OutputError
+from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle, load_bundle, manifest_fields, write_bundle
+from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import accounts_needed, allowed_above
-from stillwatch.serving.calibrate import SUSPECT_RISK, calibrate
+from stillwatch.serving import calibrate as calibration
+from stillwatch.serving.calibrate import (
+    SITE,
+    SUSPECT_RISK,
+    Calibrated,
+    Chunks,
+    calibrate,
+    check_enough,
+    is_reference,
+)
 from stillwatch.serving.scorer import Scorer
-from tests.support import TinyEncoder, make_events, tiny_bundle
+from tests.support import DIMENSIONS, TinyEncoder, make_events, tiny_bundle
 
-ACCOUNTS, RATE = 60, 0.1
+ACCOUNTS, RATE = 120, 0.1
+EVENTS = make_events(accounts=ACCOUNTS, each=4)
+COUNTED = {event.account_id for event in EVENTS if not is_reference(event.account_id)}
+
+
+def chunks_of(events: list[Event], labels: list[str] | None = None, size: int = 64) -> Chunks:
+    """A log that can be opened again and again."""
+
+    @contextmanager
+    def opened(label: str) -> Iterator[Iterator[list[Event]]]:
+        if labels is not None:
+            labels.append(label)
+        yield iter([events[n : n + size] for n in range(0, len(events), size)])
+
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +52,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def scored(bundle: Bundle) -> Scorer:
-    scorer = Scorer(bundle, TinyEncoder())
-    scorer.ingest(make_events(accounts=ACCOUNTS, each=4))
-    return scorer
+def made(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
+    folder = tmp_path_factory.mktemp("calibrated") / "own"
+    return calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), folder, RATE)
 
 
 def with_offset(bundle: Bundle, folder: Path, offset: float) -> Scorer:
@@ -36,79 +64,134 @@ def with_offset(bundle: Bundle, folder: Path, offset: float) -> Scorer:
     return Scorer(write_bundle(folder, fields, bundle.content), TinyEncoder())
 
 
-def test_the_new_bundle_differs_in_its_thresholds_alone(
-    bundle: Bundle, scored: Scorer, tmp_path: Path
-) -> None:
-    made, found = calibrate(scored, tmp_path / "own", RATE)
-    assert load_bundle(tmp_path / "own").id == made.id != bundle.id
-    assert made.content == bundle.content
-    before, after = manifest_fields(bundle.manifest), manifest_fields(made.manifest)
-    assert {name for name in before if before[name] != after[name]} == {"thresholds"}
-    thresholds = made.manifest.thresholds
+def test_the_detector_stays_the_same(bundle: Bundle, made: Calibrated) -> None:
+    after = made.bundle
+    assert load_bundle(after.path).id == after.id != bundle.id
+    differing = {name for name in bundle.content if bundle.content[name] != after.content[name]}
+    assert differing == {"benign.faiss"}
+    before, fields = manifest_fields(bundle.manifest), manifest_fields(after.manifest)
+    changed = {name for name in before if before[name] != fields[name]}
+    assert changed == {"thresholds", "benign_sources"}
+    assert [path.name for path in after.path.parent.iterdir()] == ["own"]
+
+
+def test_the_thresholds_are_the_site_s_own(made: Calibrated) -> None:
+    thresholds, found = made.bundle.manifest.thresholds, made.threshold
     assert (thresholds.enter, thresholds.leave) == (found.enter, found.leave)
     assert thresholds.leave < thresholds.enter
-    assert (thresholds.max_fpr, thresholds.ordinary_accounts) == (RATE, ACCOUNTS)
+    assert (thresholds.max_fpr, thresholds.ordinary_accounts) == (RATE, len(COUNTED))
     assert "own ordinary traffic" in thresholds.origin
-    assert load_bundle(bundle.path).id == bundle.id
+    assert found.above == allowed_above(len(COUNTED), RATE) > 0
 
 
-def test_as_many_ordinary_accounts_are_flagged_as_the_bound_allows(
-    scored: Scorer, tmp_path: Path
-) -> None:
-    made, found = calibrate(scored, tmp_path / "own", RATE)
-    assert found.above == allowed_above(ACCOUNTS, RATE) > 0
-    again = Scorer(made, TinyEncoder())
-    flagged = {
-        verdict.account_id
-        for verdict in again.update(make_events(accounts=ACCOUNTS, each=4))
-        if verdict.flagged
-    }
+def test_the_half_that_is_counted_is_flagged_as_the_bound_allows(made: Calibrated) -> None:
+    scorer = Scorer(made.bundle, TinyEncoder())
+    verdicts = scorer.update([event for event in EVENTS if event.account_id in COUNTED])
     # Whoever ever reached the threshold was flagged then.
-    assert len(flagged) == found.above
-    peaks = scored.peak_risks()
-    assert flagged == {f"a{n}" for n in np.argsort(-peaks)[: found.above]}
+    flagged = {verdict.account_id for verdict in verdicts if verdict.flagged}
+    assert len(flagged) == made.threshold.above
+    peaks = dict(zip([v.account_id for v in scorer.verdicts()], scorer.peak_risks(), strict=True))
+    assert flagged == set(sorted(peaks, key=lambda name: -peaks[name])[: len(flagged)])
 
 
-def test_the_highest_risk_counts_and_not_the_last(scored: Scorer) -> None:
-    last = np.array([verdict.risk for verdict in scored.verdicts()])
-    peaks = scored.peak_risks()
-    assert (peaks >= last - 1e-6).all()
-    assert (peaks > last + 1e-3).any()
+def test_references_come_from_the_other_half(
+    bundle: Bundle, made: Calibrated, tmp_path: Path
+) -> None:
+    sources = made.bundle.manifest.benign_sources
+    assert sources[:2] == bundle.manifest.benign_sources
+    assert made.references == sources.count(SITE) > 0
+    index = BenignIndex.from_files(made.bundle.content, DIMENSIONS, sources)
+    np.testing.assert_allclose(np.linalg.norm(index.vectors(), axis=1), 1, rtol=1e-5)
+    # Other prompts of the counted half leave the references as they are.
+    changed = [
+        Event(e.event_id, e.account_id, e.timestamp, f"{e.prompt} otherwise")
+        if e.account_id in COUNTED
+        else e
+        for e in EVENTS
+    ]
+    scorer = Scorer(bundle, TinyEncoder())
+    again = calibrate(scorer, chunks_of(changed), tmp_path / "own", RATE)
+    assert again.bundle.content["benign.faiss"] == made.bundle.content["benign.faiss"]
+    assert again.threshold.enter != made.threshold.enter
 
 
-def test_too_few_accounts_are_refused(scored: Scorer, tmp_path: Path) -> None:
+def test_calibrating_again_replaces_the_references(made: Calibrated, tmp_path: Path) -> None:
+    scorer = Scorer(made.bundle, TinyEncoder())
+    again = calibrate(scorer, chunks_of(EVENTS), tmp_path / "again", RATE)
+    assert again.bundle.manifest.benign_sources == made.bundle.manifest.benign_sources
+    assert again.bundle.content == made.bundle.content
+    assert again.threshold == made.threshold
+
+
+def test_the_log_is_read_twice_and_in_pieces_of_any_size(
+    bundle: Bundle, made: Calibrated, tmp_path: Path
+) -> None:
+    labels: list[str] = []
+    scorer = Scorer(bundle, TinyEncoder())
+    found = calibrate(scorer, chunks_of(EVENTS, labels, size=7), tmp_path / "own", RATE)
+    assert len(labels) == 2
+    # The centres depend a little on the order in which texts come.
+    assert found.threshold.enter == pytest.approx(made.threshold.enter, abs=0.01)
+
+
+def test_more_texts_than_are_sampled_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "SAMPLED_TEXTS", 50)
+    reservoir = calibration._Reservoir(1)
+    for start in range(0, 1000, 10):
+        reservoir.add(np.arange(start, start + 10, dtype=np.float32)[:, None])
+    kept = reservoir.vectors()[:, 0]
+    assert len(set(kept.tolist())) == 50
+    assert 350 < kept.mean() < 650
+    assert kept.max() > 900
+
+
+def test_too_few_accounts_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     needed = accounts_needed(0.003)
-    with pytest.raises(InputError, match=f"at least {needed} ordinary accounts.* holds {ACCOUNTS}"):
-        calibrate(scored, tmp_path / "own", 0.003)
-    assert not (tmp_path / "own").exists()
+    accounts = {event.account_id for event in EVENTS}
+    with pytest.raises(InputError, match=f"about {2 * needed} .*: {len(COUNTED)} would set it"):
+        check_enough(accounts, 0.003)
+    check_enough(accounts, RATE)
+    with pytest.raises(InputError, match=f"at least {needed} .* the log holds {len(COUNTED)}"):
+        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", 0.003)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_log_that_holds_campaigns_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     scorer = with_offset(bundle, tmp_path / "alarmed", 20.0)
-    scorer.ingest(make_events(accounts=ACCOUNTS, each=2))
+    half = ACCOUNTS - len(COUNTED)
     with pytest.raises(
-        InputError, match=rf"{ACCOUNTS} of {ACCOUNTS} accounts have a risk above {SUSPECT_RISK}"
+        InputError, match=rf"{half} of {half} accounts have a risk above {SUSPECT_RISK}"
     ):
-        calibrate(scorer, tmp_path / "own", RATE)
+        calibrate(scorer, chunks_of(EVENTS), tmp_path / "own", RATE)
     assert not (tmp_path / "own").exists()
 
 
-def test_a_single_account_of_high_risk_is_let_pass(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("half", [0, 1])
+def test_campaigns_in_either_half_are_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: int
 ) -> None:
-    scorer = with_offset(bundle, tmp_path / "plain", 0.0)
-    peaks = np.full(ACCOUNTS, 0.2, dtype=np.float32)
-    monkeypatch.setattr(scorer, "peak_risks", lambda: peaks)
-    peaks[7] = 0.95
-    _, found = calibrate(scorer, tmp_path / "own", RATE)
-    assert found.enter < 0.95
-    peaks[8] = 0.95
-    with pytest.raises(InputError, match=f"2 of {ACCOUNTS} accounts"):
-        calibrate(scorer, tmp_path / "other", RATE)
+    calls = itertools.count()
+    peaks_of: Callable[[Scorer], np.ndarray] = Scorer.peak_risks
+
+    def some_are_high(self: Scorer) -> np.ndarray:
+        peaks = np.minimum(peaks_of(self), 0.5)
+        if next(calls) == half:
+            peaks[: suspects[0]] = 0.95
+        return peaks
+
+    monkeypatch.setattr(Scorer, "peak_risks", some_are_high)
+    suspects = [2]
+    with pytest.raises(InputError, match=r"2 of .* accounts have a risk above"):
+        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", RATE)
+    assert not (tmp_path / "own").exists()
+    # A single one may be an odd customer.
+    suspects[0], calls = 1, itertools.count()
+    found = calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", RATE)
+    assert found.threshold.enter < 0.95
 
 
-def test_a_folder_of_something_else_is_not_written_to(scored: Scorer, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_not_written_to(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("the only copy")
     with pytest.raises(OutputError, match="must be new, empty or a bundle"):
-        calibrate(scored, tmp_path, RATE)
+        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path, RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -26,7 +26,12 @@ LABELS = [
         "accounts": ["harvester", "quiet-harvester"],
         "intents": ["cot_harvesting"],
     },
-    {"account_id": "shop", "intents": [], "source": "test", "note": "a shop's assistant, one frame"},
+    {
+        "account_id": "shop",
+        "intents": [],
+        "source": "test",
+        "note": "a shop's assistant, one frame",
+    },
     {"account_id": "students", "intents": [], "source": "test", "note": "a class that wants steps"},
 ]
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import stillwatch.data
 from stillwatch.data.events import Event
 from stillwatch.data.labels import read_labels
@@ -83,8 +84,10 @@ def test_a_complete_bundle_scores_the_same_without_torch(scored: Scorer, tmp_pat
     options = ["score", str(SAMPLE / "requests.jsonl"), "--bundle", str(complete)]
     run = subprocess.run(
         [sys.executable, "-c", code, *options, "--output", str(output), "--no-progress"],
-        capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "STILLWATCH_CACHE": "/nonexistent"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "STILLWATCH_CACHE": "/nonexistent"},
+    )
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     expected = {verdict.account_id: verdict for verdict in scored.verdicts()}
