@@ -12,6 +12,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 CORPORA ?= ../shared/corpora
+# Where make train puts its bundle; serving/bundle is the released one.
+OUTPUT ?= out/bundle
 # More options for pip, such as an index of your own.
 PIP_FLAGS ?=
 # More options for pytest, such as -m 'not slow'.
@@ -48,8 +50,9 @@ format: $(VENV)/.dev-ready ## Sort imports and format the code
 	$(BIN)/ruff format
 
 .PHONY: train
-train: $(VENV)/.demo-ready ## Train the released detector anew; CORPORA=folder
-	$(BIN)/stillwatch train --config training/configs/release.yaml --corpora $(CORPORA)
+train: $(VENV)/.demo-ready ## Train the released detector anew; CORPORA=folder OUTPUT=folder
+	$(BIN)/stillwatch train --config training/configs/release.yaml --corpora $(CORPORA) \
+		--output $(OUTPUT)
 
 .PHONY: bench
 bench: $(VENV)/.demo-ready ## Run every benchmark

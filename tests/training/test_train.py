@@ -1,0 +1,121 @@
+"""Training from corpora to bundle, on small corpora of our own phrases, with the real encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stillwatch.data.simulator.phrases import load_phrases
+from stillwatch.data.writers import write_events
+from stillwatch.serving.scorer import Scorer
+from stillwatch.training import cli
+from tests.support import make_events
+
+ROLES = ("attack_harvest", "attack_probe", "attack_boundary", "chat", "app", "lookalike")
+PROMPTS = 40
+SMALL = """
+seed: 3
+calibration_folds: 1
+composition: {folds: 3, attacks: 18, ordinary: 24, reference: 10, source_prompts: 40}
+optimisation: {epochs: 2, longest: 32, head_examples: 1500, width: 16, key: 4}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources of each role, made of the simulator's own phrases."""
+    folder = tmp_path_factory.mktemp("corpora")
+    texts = [phrase.text for phrases in load_phrases().values() for phrase in phrases]
+    rows = ["name\trole\tlicence\tprompts\tsessions\trepository\tcommit"]
+    for number, role in enumerate(role for role in ROLES for _ in range(2)):
+        name = f"{role}_{number}"
+        rows.append(f"{name}\t{role}\tours\t{PROMPTS}\t0\tnone\tnone")
+        lines = [
+            json.dumps({"prompt": f"{texts[(number * 37 + k * 5) % len(texts)]} ({number}-{k})"})
+            for k in range(PROMPTS)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def run(corpora: Path, folder: Path, cache: Path, *more: str) -> Path:
+    config = folder / "small.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(SMALL)
+    output = folder / "bundle"
+    options = ["--config", str(config), "--corpora", str(corpora), "--output", str(output)]
+    options += ["--cache", str(cache), "--run", str(folder / "run"), "--progress", "false"]
+    assert cli.train([*options, *more]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(corpora: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(corpora, tmp_path_factory.mktemp("first"), cache)
+
+
+def test_the_bundle_scores_and_the_run_is_logged(trained: Path) -> None:
+    scorer = Scorer.from_bundle(trained)
+    verdicts = scorer.update(make_events(accounts=2, each=5))
+    assert all(0 < verdict.risk < 1 for verdict in verdicts)
+    card = (trained / "README.md").read_text()
+    assert "recall at 1% false positives" in card
+    assert "must not be used for" in card
+    run_folder = trained.parent / "run"
+    assert "seed: 3" in (run_folder / "config.yaml").read_text()
+    assert list(run_folder.rglob("metrics.csv"))
+    assert list(run_folder.rglob("events.out.tfevents*"))
+
+
+def test_the_same_seed_gives_the_same_bundle(
+    trained: Path, corpora: Path, cache: Path, tmp_path: Path
+) -> None:
+    again = run(corpora, tmp_path / "again", cache)
+    for file in sorted(trained.iterdir()):
+        assert (again / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_run_folder_keeps_its_settings(
+    trained: Path, corpora: Path, cache: Path
+) -> None:
+    from stillwatch.data.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="must go on with the settings it began with"):
+        run(corpora, trained.parent, cache, "--seed", "4")
+
+
+def test_a_labelled_log_takes_part(corpora: Path, cache: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    write_events(site / "log.jsonl", make_events(accounts=6, each=12))
+    labels = [
+        {"account_id": f"a{n}", "intents": ["cot_harvesting"] if n % 2 else [], "source": "test"}
+        for n in range(6)
+    ]
+    (site / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+    output = run(corpora, tmp_path / "with", cache, "--labelled", json.dumps([str(site)]))
+    sources = json.loads((output / "manifest.json").read_text())["settings"]["labelled"]
+    assert sources == [str(site)]
+
+
+def test_an_unknown_intent_in_labels_is_told_first(
+    corpora: Path, cache: Path, tmp_path: Path
+) -> None:
+    from stillwatch.data.errors import InputError
+
+    site = tmp_path / "site"
+    site.mkdir()
+    write_events(site / "log.jsonl", make_events(accounts=1, each=3))
+    label = {"account_id": "a0", "intents": ["weight_theft"], "source": "test"}
+    (site / "labels.jsonl").write_text(json.dumps(label) + "\n")
+    with pytest.raises(InputError, match="weight_theft"):
+        run(corpora, tmp_path / "refused", cache, "--labelled", json.dumps([str(site)]))
