@@ -30,7 +30,9 @@ SITE = "site"
 """Source name of references that come from a site's own traffic."""
 MAX_REFERENCES = 800
 TEXTS_A_REFERENCE = 8
-"""A reference is the centre of about so many texts, never one text."""
+"""A reference is the centre of about so many texts"""
+LEAST_TEXTS = 3
+"""and of no fewer than these."""
 SAMPLED_TEXTS = 40_000
 
 Chunks = Callable[[str], AbstractContextManager[Iterator[list[Event]]]]
@@ -123,9 +125,12 @@ def _with_site(benign: BenignIndex, vectors: np.ndarray) -> BenignIndex:
     )
     kmeans.train(vectors)
     centres = np.asarray(kmeans.centroids)
+    _, nearest = kmeans.index.search(vectors, 1)
+    # A customer's text may not be read back from its vector: a centre of few texts is left out.
+    centres = centres[np.bincount(nearest[:, 0], minlength=wanted) >= LEAST_TEXTS]
     centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
     return BenignIndex(
-        (*(s for s in benign.sources if s != SITE), *(SITE,) * wanted),
+        (*(s for s in benign.sources if s != SITE), *(SITE,) * len(centres)),
         np.concatenate([benign.vectors()[kept], centres.astype(np.float32)]),
     )
 

@@ -15,7 +15,7 @@ from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
-BANK_PER_ORIGIN = 40
+BANK_PER_ORIGIN = 24
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def benign_bank(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Centres of each ordinary origin's texts: unit vectors float32 (M, D) and their origins.
 
-    Centres, not prompts: no single prompt can be read back from the bank.
+    Centres keep the bank small. The texts are those of public corpora; an origin with few of them
+    may give one text's own vector.
     """
     by_origin: dict[str, set[int]] = {}
     for streams in sets:

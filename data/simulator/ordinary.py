@@ -155,6 +155,24 @@ def _gateway(rng: np.random.Generator, materials: Materials, size: int) -> list[
     return interleave(rng, parts)
 
 
+def _enterprise(rng: np.random.Generator, materials: Materials, size: int) -> list[Request]:
+    """One key for several products and the people who look after them: a mixture, as a diluted
+    harvest is one."""
+    composers = [
+        _product("product"), _product("translation", "multilingual"), _product("judge"),
+        _product("step_by_step", "audit"), _product("coding_agent"), _product_bare,
+        _person, _person, _student,
+    ]  # fmt: skip
+    number = int(rng.integers(2, 5))
+    shares = rng.multinomial(size, rng.dirichlet(np.ones(number)))
+    parts = [
+        composers[int(rng.integers(len(composers)))](rng, materials, int(share))
+        for share in shares
+        if share
+    ]
+    return interleave(rng, parts)
+
+
 def _student(rng: np.random.Generator, materials: Materials, size: int) -> list[Request]:
     """A tenth to a third exercises of one subject, the rest a person's talk."""
     exercises = materials.for_slot(str(rng.choice(["exam", "math", "code"])), attack=False)
@@ -217,12 +235,13 @@ def _new_model(rng: np.random.Generator, materials: Materials, size: int) -> lis
 
 # kind: (weight, composer, (fewest, most) events, paces)
 KINDS: dict[str, tuple[float, Composer, tuple[int, int], tuple[str, ...]]] = {
-    "person": (0.20, _person, (3, 150), ("human",)),
-    "product": (0.17, _product("product"), (10, 240), ("product", "machine", "burst")),
+    "person": (0.18, _person, (3, 300), ("human",)),
+    "product": (0.15, _product("product"), (10, 240), ("product", "machine", "burst")),
     "product_bare": (0.09, _product_bare, (10, 240), ("product", "machine", "burst")),
-    "gateway": (0.11, _gateway, (40, 300), ("product", "machine")),
+    "gateway": (0.10, _gateway, (30, 300), ("product", "machine")),
+    "enterprise": (0.10, _enterprise, (20, 300), ("product", "machine", "human", "burst")),
     "vendor": (0.04, _product("product"), (3, 40), ("product", "human")),
-    "student": (0.07, _student, (12, 150), ("human",)),
+    "student": (0.07, _student, (12, 300), ("human",)),
     "evaluator": (0.04, _evaluator, (12, 80), ("burst", "human")),
     "judge": (0.04, _product("judge", label="judge"), (16, 240), ("machine", "burst", "product")),
     "step_by_step": (0.04, _product("step_by_step", "tutoring"), (10, 200), ("product", "human")),

@@ -68,7 +68,7 @@ def test_the_bundle_scores_and_the_run_is_logged(trained: Path) -> None:
     verdicts = scorer.update(make_events(accounts=2, each=5))
     assert all(0 < verdict.risk < 1 for verdict in verdicts)
     card = (trained / "README.md").read_text()
-    assert "recall at 1% false positives" in card
+    assert "recall at 1.0% false positives, new traffic" in card
     assert "must not be used for" in card
     run_folder = trained.parent / "run"
     assert "seed: 3" in (run_folder / "config.yaml").read_text()
