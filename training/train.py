@@ -145,9 +145,7 @@ class LeftOut:
     peaks: np.ndarray
 
 
-def _left_out_logits(
-    bench: Workbench, run_folder: Path, show_progress: bool
-) -> dict[str, LeftOut]:
+def _left_out_logits(bench: Workbench, run_folder: Path, show_progress: bool) -> dict[str, LeftOut]:
     """Left-out accounts read in two ways. new: nothing is known of their traffic. familiar: other
     ordinary traffic of the same kind is among the benign references, as after calibration."""
     found: dict[str, list[tuple[float, float, bool]]] = {"new": [], "familiar": []}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.writers import write_events
 from stillwatch.serving.scorer import Scorer
@@ -84,9 +85,7 @@ def test_the_same_seed_gives_the_same_bundle(
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_run_folder_keeps_its_settings(
-    trained: Path, corpora: Path, cache: Path
-) -> None:
+def test_a_run_folder_keeps_its_settings(trained: Path, corpora: Path, cache: Path) -> None:
     from stillwatch.data.errors import ConfigError
 
     with pytest.raises(ConfigError, match="must go on with the settings it began with"):
