@@ -37,7 +37,7 @@ def _settings(parser: ArgumentParser, argv: list[str]) -> tuple[Settings, Namesp
     if not any(word.split("=")[0] == "--config" for word in argv) and RELEASE_CONFIG.is_file():
         argv = ["--config", str(RELEASE_CONFIG), *argv]
     found = parser.parse_args(argv)
-    made = parser.instantiate_classes(found)
+    made = parser.instantiate(found)
     names = Settings.__dataclass_fields__
     return Settings(**{name: made[name] for name in names}), made
 

@@ -68,7 +68,7 @@ def fit_classifier(
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         gradient_clip_val=1.0,
-        log_every_n_steps=20,
+        log_every_n_steps=1,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
     )
