@@ -46,7 +46,21 @@ def export_classifier(classifier: Classifier) -> bytes:
             verbose=False,
         )
     assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    return without_origins(bytes(program.model_proto.SerializeToString()))
+
+
+def without_origins(model: bytes) -> bytes:
+    """The same model without what the exporter noted of where each node came from: stack traces
+    with paths of the machine that exported it."""
+    import onnx
+
+    parsed = onnx.load_model_from_string(model)
+    graph = parsed.graph
+    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for item in (parsed, graph, *(item for part in parts for item in part)):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    return bytes(parsed.SerializeToString())
 
 
 @torch.no_grad()
