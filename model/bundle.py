@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillwatch.data.errors import BundleError, OutputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -36,23 +37,43 @@ class Layout:
     ENCODER = ("encoder.onnx", "tokenizer.json")
 
 
+class Platt(BaseModel):
+    """probability = sigmoid(slope * logit + offset) (Platt 1999)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    slope: float = Field(gt=0)
+    offset: float
+
+    def probability(self, logits: np.ndarray) -> np.ndarray:
+        """float64, of the shape of `logits`."""
+        scaled = self.slope * logits.astype(np.float64) + self.offset
+        return np.asarray(1 / (1 + np.exp(-np.clip(scaled, -60, 60))))
+
+
 class Calibration(BaseModel):
-    """risk = sigmoid(slope * logit + offset), fitted on streams of sources not trained on."""
+    """Logits to probabilities, of risk and of each intent in the manifest's order, fitted on
+    streams of sources not trained on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    slope: float = 1.0
-    offset: float = 0.0
+    risk: Platt
+    intents: list[Platt]
 
 
 class Thresholds(BaseModel):
     """A stream is flagged when its risk reaches `enter`, until it falls below `leave`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    enter: float
-    leave: float
-    max_fpr: float
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    enter: float = Field(gt=0, lt=1)
+    leave: float = Field(gt=0, lt=1)
+    max_fpr: float = Field(gt=0, lt=1)
     ordinary_accounts: int
     origin: str
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Thresholds:
+        if self.leave > self.enter:
+            raise ValueError(f"leave must not lie above enter, however: {self.leave}, {self.enter}")
+        return self
 
 
 class EncoderEntry(BaseModel):
@@ -128,7 +149,9 @@ def load_bundle(path: Path) -> Bundle:
             f"a bundle must hold {MANIFEST}, however: {path} holds "
             f"{', '.join(names) or 'nothing'}; name the bundle's own folder"
         )
-    manifest = _parse_manifest(path / MANIFEST)
+    # Installers may hard-link a package's files from their cache; the package is trusted anyway.
+    links = path.resolve() == released_bundle()
+    manifest = _parse_manifest(path / MANIFEST, links)
     listed = {*manifest.files, MANIFEST}
     unlisted = sorted(set(names) - listed)
     if unlisted:
@@ -147,7 +170,7 @@ def load_bundle(path: Path) -> Bundle:
         )
     content = {}
     for name, expected in manifest.files.items():
-        content[name] = _read_plain(path / name)
+        content[name] = _read_plain(path / name, links)
         found = _sha256(content[name])
         if found != expected:
             raise BundleError(
@@ -161,13 +184,14 @@ def _open_no_link(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW)
 
 
-def _read_plain(path: Path) -> bytes:
-    """The bytes of a plain file with one name; links of either kind are refused, since what
+def _read_plain(path: Path, hard_links: bool) -> bytes:
+    """The bytes of a plain file; links are refused, hard ones unless they are allowed, since what
     they point to can change after the check."""
     try:
         with open(path, "rb", opener=_open_no_link) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            linked = status.st_nlink != 1 and not hard_links
+            if not stat.S_ISREG(status.st_mode) or linked:
                 raise BundleError(
                     f"{path.name} must be a plain file with one name, however: it is linked; "
                     "copy the bundle's files instead of linking them"
@@ -180,9 +204,9 @@ def _read_plain(path: Path) -> bytes:
         ) from error
 
 
-def _parse_manifest(path: Path) -> Manifest:
+def _parse_manifest(path: Path, hard_links: bool) -> Manifest:
     try:
-        fields = json.loads(_read_plain(path))
+        fields = json.loads(_read_plain(path, hard_links))
     except ValueError as error:
         raise BundleError(
             f"{MANIFEST} must be JSON, however: it is broken; take the bundle from its source again"

@@ -70,7 +70,7 @@ def classifier_difference(
     """Largest absolute difference between torch, run in parallel over whole streams, and the
     ONNX step, run event by event, over several numbers of streams and lengths.
 
-    `features` (S, T, F) takes the place of random ones. BundleError above TOLERANCE: the exported
+    `features` (S, T, F) are compared beside random ones. BundleError above TOLERANCE: the exported
     model would score otherwise than the trained one.
     """
     config = classifier.eval().config
@@ -79,7 +79,7 @@ def classifier_difference(
     shapes = [(1, 1), (2, 7), (5, 64), (1, 300)]
     inputs = [torch.randn(b, t, config.features, generator=generator) for b, t in shapes]
     if features is not None:
-        inputs = [torch.from_numpy(features.astype(np.float32))]
+        inputs.append(torch.from_numpy(features.astype(np.float32)))
     largest = 0.0
     for own in inputs:
         expected = classifier(own).numpy()

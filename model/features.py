@@ -17,12 +17,15 @@ import numpy as np
 
 from stillwatch.data.events import Event
 from stillwatch.model.framing import FRAMING_STATE, RING, Split
-from stillwatch.model.heads import PROJECTION
+from stillwatch.model.heads import ANY_INTENT, PROJECTION
 from stillwatch.model.signals import SignalLayout
 from stillwatch.model.text import scripts
 
 TOP = 8
-"""Strongest evidence values kept for each intent."""
+"""Strongest evidence values kept for each intent and reading."""
+READINGS = ("asked", "slot")
+"""Running statistics are kept of what is asked for, which is the frame's reading and, where there
+is no frame, that of the whole prompt; and of the slot's, which has all where there is no frame."""
 SCRIPT_CHARS = 128
 """The beginning of a prompt from which its script is told."""
 _EMA_DECAY = np.float32(1 - 1 / 16)
@@ -48,11 +51,11 @@ def feature_state_fields(classes: int, intents: int) -> list[tuple[Any, ...]]:
         ("frame_ring", "<u4", (_FRAME_RING,)),
         ("frame_next", "u1"),
         ("frames_new", "<u4"),
-        ("logit_mean", "<f4", (2 * classes,)),
-        ("logit_square", "<f4", (2 * classes,)),
-        ("logit_ema", "<f4", (2 * classes,)),
-        ("strong_count", "<u4", (intents,)),
-        ("top", "<f4", (intents, TOP)),
+        ("logit_mean", "<f4", (4 * classes,)),
+        ("logit_square", "<f4", (4 * classes,)),
+        ("logit_ema", "<f4", (4 * classes,)),
+        ("strong_count", "<u4", (2 * (intents + 1),)),
+        ("top", "<f4", (2 * (intents + 1), TOP)),
         ("similar_mean", "<f4", (4,)),
         ("script_counts", "<f4", (2,)),
     ]
@@ -116,7 +119,13 @@ def feature_names(class_names: Sequence[str], intents: Sequence[str]) -> tuple[s
         for kind in ("dense", "ngram")
         for name in class_names
     ]
-    mixed = [f"{kind}.{name}" for kind in ("dense", "ngram") for name in class_names]
+    mixed = [
+        f"{reading}.{kind}.{name}"
+        for reading in READINGS
+        for kind in ("dense", "ngram")
+        for name in class_names
+    ]
+    evidence = [f"{reading}.{name}" for reading in READINGS for name in (*intents, ANY_INTENT)]
     return (
         *SCALARS,
         *places,
@@ -124,8 +133,8 @@ def feature_names(class_names: Sequence[str], intents: Sequence[str]) -> tuple[s
         *[f"mean.{name}" for name in mixed],
         *[f"spread.{name}" for name in mixed],
         *[f"recent.{name}" for name in mixed],
-        *[f"{stat}.{intent}" for stat in ("top1", "top3", "top8", "strong_share")
-          for intent in intents],
+        *[f"{stat}.{name}" for stat in ("top1", "top3", "top8", "strong_share")
+          for name in evidence],
         "mean.frame.template", "mean.frame.benign", "mean.slot.template", "mean.slot.benign",
         "past.nearest", "past.mean", "past.concentration",
         "frame_known", "frames_new_share", "framed_share", "repeat_share",
@@ -156,8 +165,8 @@ def advance(
 
     frame_logits = np.concatenate([frame[:, layout.dense], frame[:, layout.lexical]], axis=1)
     slot_logits = np.concatenate([slot[:, layout.dense], slot[:, layout.lexical]], axis=1)
-    # The frame says what is asked for; where there is none, the slot is the whole prompt.
-    logits = np.where(has_frame[:, None], np.maximum(frame_logits, slot_logits), slot_logits)
+    asked = np.where(has_frame[:, None], frame_logits, slot_logits)
+    logits = np.concatenate([asked, slot_logits], axis=1)
     rate = 1 / count[:, None]
     state["logit_mean"] += (logits - state["logit_mean"]) * rate
     state["logit_square"] += (logits**2 - state["logit_square"]) * rate
@@ -165,7 +174,9 @@ def advance(
     state["logit_ema"] += (logits - state["logit_ema"]) * ema_rate
     spread = np.sqrt(np.maximum(state["logit_square"] - state["logit_mean"] ** 2, 0))
 
-    evidence = (logits[:, :intents] + logits[:, layout.classes : layout.classes + intents]) / 2
+    # (B, READINGS, dense and n-grams, C); any intent stands next to the intents.
+    by_kind = logits.reshape(len(state), len(READINGS), 2, layout.classes)
+    evidence = by_kind[:, :, :, : intents + 1].mean(axis=2).reshape(len(state), -1)
     tops = _update_tops(state, evidence, first)
     similar = np.stack(
         [frame[:, layout.template], frame[:, layout.benign],
@@ -193,7 +204,7 @@ def advance(
 
 
 def _update_tops(state: np.ndarray, evidence: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Running largest evidence for each intent: features (B, 4I)."""
+    """Running largest evidence for each intent, and any, in each reading: features (B, 8I + 8)."""
     top = state["top"]
     top[first] = -6.0
     merged = np.sort(np.concatenate([top, evidence[:, :, None]], axis=2), axis=2)[:, :, 1:]

@@ -20,13 +20,14 @@ from stillwatch.data.errors import BundleError
 from stillwatch.model.lexical import BUCKETS
 
 PLACES = ("frame", "slot")
+ANY_INTENT = "any_intent"
 ORDINARY_CLASSES = ("person", "product", "judge")
 PROJECTION = 64
 
 
 def class_names(intents: tuple[str, ...]) -> tuple[str, ...]:
-    """The heads' classes: the intents in order, then kinds of ordinary text."""
-    return (*intents, *ORDINARY_CLASSES)
+    """The heads' classes: the intents in order, any of them, then kinds of ordinary text."""
+    return (*intents, ANY_INTENT, *ORDINARY_CLASSES)
 
 
 def projection_matrix(dimensions: int, seed: int = 7) -> np.ndarray:

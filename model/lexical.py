@@ -1,22 +1,30 @@
-"""Hashed character n-grams: the bag of a text's short character runs, in any script.
+"""Hashed n-grams: the bag of a text's short character runs, words and pairs of words.
 
 The encoder was trained on English; a wrapper in another language is told by its characters.
 """
 
 from __future__ import annotations
 
+import zlib
+from itertools import pairwise
+
 import numpy as np
 
-BUCKETS = 1 << 15
+from stillwatch.model.text import word_spans
+
+BUCKETS = 1 << 16
+"""All that two bytes can tell apart."""
 CHUNK_CHARS = 1000
 MAX_CHUNKS = 64
+READ_CHARS = CHUNK_CHARS * MAX_CHUNKS
+"""Of a longer text the middle is left out."""
 _LENGTHS = (2, 3, 4, 5)
 _SHIFT = np.uint64(64 - (BUCKETS.bit_length() - 1))
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def ngram_chunks(text: str) -> list[np.ndarray]:
-    """Bucket ids of the n-grams of each stretch of the text, sorted and unique, int32 arrays.
+    """Bucket ids of the n-grams of each stretch of the text, sorted and unique, uint16 arrays.
 
     A long text is read in stretches so that a payload is not diluted by what stands around it.
     At most MAX_CHUNKS stretches are read, half from the beginning and half from the end.
@@ -42,4 +50,11 @@ def _buckets(text: str) -> np.ndarray:
             mixed = (mixed ^ points[offset : offset + span]) * _MULTIPLIER
             mixed ^= mixed >> np.uint64(29)
         found.append(mixed >> _SHIFT)
-    return np.unique(np.concatenate(found)).astype(np.int32)
+    words = [text[start:stop].encode("utf-8", "replace") for start, stop in word_spans(text)]
+    hashes = [zlib.crc32(word) for word in words]
+    hashes += [zlib.crc32(b" " + after, zlib.crc32(before)) for before, after in pairwise(words)]
+    # Not the CRC itself: those of texts that differ at one place differ by a constant.
+    found.append((np.array(hashes, dtype=np.uint64) * _MULTIPLIER) >> _SHIFT)
+    # Two bytes each: numpy sorts those by radix.
+    ids = np.sort(np.concatenate(found).astype(np.uint16), kind="stable")
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]

@@ -55,11 +55,13 @@ def text_signals(
     heads: IntentHeads,
     templates: TemplateIndex,
     benign: BenignIndex,
+    chunks: Sequence[list[np.ndarray]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals of normalised texts: rows float32 (N, layout.width), nearest template int32 (N,).
 
     A text of several windows takes the largest logit and the nearest template over its windows:
-    the payload may stand in any of them.
+    the payload may stand in any of them. `chunks` are the texts' `ngram_chunks` where they have
+    been counted before.
     """
     layout = SignalLayout(heads.class_count)
     rows = np.zeros((len(texts), layout.width), dtype=np.float32)
@@ -75,7 +77,8 @@ def text_signals(
     logits = heads.dense_logits(windows, place)
     rows[:, layout.dense] = np.maximum.reduceat(logits, starts, axis=0)
     for position, text in enumerate(texts):
-        rows[position, layout.lexical] = heads.lexical_logits(ngram_chunks(text), place)
+        own = ngram_chunks(text) if chunks is None else chunks[position]
+        rows[position, layout.lexical] = heads.lexical_logits(own, place)
 
     similarity, index = (found[:, 0] for found in templates.search(windows, 1))
     rows[:, layout.template] = np.maximum.reduceat(similarity, starts)

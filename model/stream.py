@@ -12,7 +12,11 @@ from stillwatch.data.events import Event
 from stillwatch.model.encoder import Encoder, TextVectors
 from stillwatch.model.features import event_scalars, feature_state_fields
 from stillwatch.model.framing import split_prompt
+from stillwatch.model.lexical import READ_CHARS
 from stillwatch.model.text import decoded_views, normalise
+
+MAX_CHARS = 200_000
+"""Of a longer prompt or system prompt only both ends are read: normalisation takes time."""
 
 
 class EventTexts(NamedTuple):
@@ -23,6 +27,9 @@ class EventTexts(NamedTuple):
     slot: str
     frame_hash: int
     scalars: list[float]
+    repeat: bool
+    truncated: bool
+    """Whether a part of the event is not read by every reader."""
 
 
 def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> np.dtype:
@@ -34,14 +41,25 @@ def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> 
 
 def read_event(event: Event, record: np.void) -> EventTexts:
     """Normalise and split one event; remembers the prompt's frame hashes in `record`."""
-    prompt = normalise(event.prompt)
+    prompt = normalise(clip_middle(event.prompt))
     split = split_prompt(prompt, record)
-    parts = [normalise(event.system)] if event.system else []
+    parts = [normalise(clip_middle(event.system))] if event.system else []
     if split.frame:
         parts.append(split.frame)
     frame = "\n".join(parts).strip()
     frame_hash = (zlib.crc32(frame.encode("utf-8", "replace")) or 1) if frame else 0
-    return EventTexts(frame, split.slot, frame_hash, event_scalars(event, split, prompt))
+    truncated = (
+        max(len(event.prompt), len(event.system)) > MAX_CHARS
+        or max(len(frame), len(split.slot)) > READ_CHARS
+    )
+    scalars = event_scalars(event, split, prompt)
+    return EventTexts(frame, split.slot, frame_hash, scalars, split.repeat, truncated)
+
+
+def clip_middle(text: str) -> str:
+    """The text, or the beginning and the end of one of more than MAX_CHARS characters."""
+    half = MAX_CHARS // 2
+    return text if len(text) <= MAX_CHARS else f"{text[:half]}\n{text[-half:]}"
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> list[TextVectors]:

@@ -68,6 +68,9 @@ _MARK_STACK = re.compile(f"([{_COMMON_MARKS}]{{{MAX_MARKS}}})[{_COMMON_MARKS}]+"
 _OVERLAYS = re.compile("[\u0334-\u0338]+")
 _WHITE_ON_BLACK = re.compile("[\U0001f150-\U0001f169\U0001f170-\U0001f189]")
 
+# A few tags within a word only break it; so many together are words of their own.
+_TAG_WORDS = re.compile("[\U000e0020-\U000e007e]{4,}")
+
 _BLANKS = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _BREAKS = re.compile(r" \n[ \n]*|\n[ \n]+")
 
@@ -75,6 +78,7 @@ _BREAKS = re.compile(r" \n[ \n]*|\n[ \n]+")
 def normalise(text: str) -> str:
     """The text without disguise: NFKC, no invisible characters, look-alikes folded to Latin
     amid Latin, at most MAX_MARKS stacked marks, whitespace runs as one space or one newline.
+    Words written in tag characters, which nobody sees and models read, are written out.
 
     Idempotent, and linear in the length. Never raises, whatever the string holds.
     """
@@ -84,7 +88,7 @@ def normalise(text: str) -> str:
 
 
 def _undisguise(text: str) -> str:
-    text = _INVISIBLE.sub("", text).replace("\u2800", " ")
+    text = _INVISIBLE.sub("", _TAG_WORDS.sub(_written_out, text)).replace("\u2800", " ")
     text = _WHITE_ON_BLACK.sub(_plain_letter, text)
     text = unicodedata.normalize("NFKC", _MARK_FLOOD.sub(r"\1", text))
     text, removed = _OVERLAYS.subn("", text)
@@ -93,6 +97,10 @@ def _undisguise(text: str) -> str:
     text = _MARK_FLOOD.sub(r"\1", _MARK_STACK.sub(r"\1", text))
     folded = fold_confusables(text)
     return text if folded is text else unicodedata.normalize("NFKC", folded)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return f" {''.join(chr(ord(char) - 0xE0000) for char in found.group())} "
 
 
 def _plain_letter(found: re.Match[str]) -> str:

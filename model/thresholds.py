@@ -81,5 +81,6 @@ def site_threshold(
 
 def leave_threshold(enter: float) -> float:
     """The risk below which a flag is left, for the risk that enters it."""
+    enter = min(max(enter, 1e-6), 1 - 1e-6)
     logit = math.log(enter / (1 - enter)) - LEAVE_MARGIN
     return 1 / (1 + math.exp(-logit))

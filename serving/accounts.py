@@ -12,6 +12,35 @@ BLOCK = 4096
 EVIDENCE_KEPT = 5
 
 
+class Checkout:
+    """Copies of some accounts' records and evidence, to be changed and put back whole.
+
+    names: B different account ids; records: a structured array (B,).
+    """
+
+    def __init__(
+        self, names: Sequence[str], records: np.ndarray, evidence: list[list[Evidence]]
+    ) -> None:
+        self.names = names
+        self.records = records
+        self._evidence = evidence
+
+    def weakest_evidence(self, position: int) -> float:
+        """Contribution that an event must exceed to be kept as evidence."""
+        kept = self._evidence[position]
+        return kept[-1].contribution if len(kept) == EVIDENCE_KEPT else -1.0
+
+    def add_evidence(self, position: int, evidence: Evidence) -> None:
+        """Keep the strongest few; of equal ones the earlier stays first."""
+        kept = self._evidence[position]
+        kept.append(evidence)
+        kept.sort(key=lambda item: -item.contribution)
+        del kept[EVIDENCE_KEPT:]
+
+    def evidence(self, position: int) -> tuple[Evidence, ...]:
+        return tuple(self._evidence[position])
+
+
 class AccountTable:
     """Records of fixed size in blocks: growing copies nothing, and an account keeps its row."""
 
@@ -33,45 +62,36 @@ class AccountTable:
         """Account ids in the order in which they were first seen."""
         return list(self._rows)
 
+    def check_out(self, names: Sequence[str]) -> Checkout:
+        """Copies of these accounts, which must differ from each other; empty ones of accounts that
+        the table does not know. It learns of them when the copies are put back."""
+        records = np.zeros(len(names), dtype=self._dtype)
+        evidence: list[list[Evidence]] = []
+        for position, name in enumerate(names):
+            row = self._rows.get(name)
+            if row is not None:
+                records[position] = self.record(row)
+            evidence.append([] if row is None else list(self._evidence[row]))
+        return Checkout(names, records, evidence)
+
+    def put_back(self, checkout: Checkout) -> None:
+        """Take over what was changed."""
+        for position, name in enumerate(checkout.names):
+            row = self._rows.get(name)
+            if row is None:
+                row = self._rows[name] = len(self._rows)
+                self._evidence.append([])
+                if row // self._block == len(self._blocks):
+                    self._blocks.append(np.zeros(self._block, dtype=self._dtype))
+            self._blocks[row // self._block][row % self._block] = checkout.records[position]
+            self._evidence[row] = list(checkout.evidence(position))
+
     def row(self, account_id: str) -> int:
-        """The account's row; a new account gets an empty record."""
-        row = self._rows.get(account_id)
-        if row is None:
-            row = self._rows[account_id] = len(self._rows)
-            self._evidence.append([])
-            if row // self._block == len(self._blocks):
-                self._blocks.append(np.zeros(self._block, dtype=self._dtype))
-        return row
+        """The account's row; KeyError if it was never put back."""
+        return self._rows[account_id]
 
     def record(self, row: int) -> np.void:
-        """A view of one record: writing to it changes the table."""
         return self._blocks[row // self._block][row % self._block]
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Copies of these records, a structured array (B,)."""
-        found = np.empty(len(rows), dtype=self._dtype)
-        for block in np.unique(rows // self._block):
-            inside = rows // self._block == block
-            found[inside] = self._blocks[block][rows[inside] % self._block]
-        return found
-
-    def scatter(self, rows: np.ndarray, records: np.ndarray) -> None:
-        """Put records back; rows must differ from each other."""
-        for block in np.unique(rows // self._block):
-            inside = rows // self._block == block
-            self._blocks[block][rows[inside] % self._block] = records[inside]
-
-    def weakest_evidence(self, row: int) -> float:
-        """Contribution that an event must exceed to be kept as evidence."""
-        kept = self._evidence[row]
-        return kept[-1].contribution if len(kept) == EVIDENCE_KEPT else -1.0
-
-    def add_evidence(self, row: int, evidence: Evidence) -> None:
-        """Keep the strongest few; of equal ones the earlier stays first."""
-        kept = self._evidence[row]
-        kept.append(evidence)
-        kept.sort(key=lambda item: -item.contribution)
-        del kept[EVIDENCE_KEPT:]
 
     def evidence(self, row: int) -> tuple[Evidence, ...]:
         return tuple(self._evidence[row])

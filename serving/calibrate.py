@@ -95,7 +95,24 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
         origin="a site's own ordinary traffic",
     )
     fields = {**fields, "thresholds": thresholds.model_dump()}
+    content["README.md"] += _card_section(old, found, benign.sources.count(SITE)).encode()
     return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
+
+
+def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
+    """What the model card says of the calibration."""
+    return "\n".join(
+        [
+            "",
+            "## Calibrated to a site",
+            f"From bundle {old.id} with a site's own ordinary traffic: {references} benign "
+            f"references, and thresholds {found.enter:.6f} and {found.leave:.6f} in place of those "
+            f"above. {found.above} of the {found.accounts} accounts that set them ever reached the "
+            f"first; with {found.confidence:.0%} confidence at most {found.max_fpr:.2%} of the "
+            "site's ordinary accounts do.",
+            "",
+        ]
+    )
 
 
 def _score(scorer: Scorer, chunks: Chunks, label: str, wanted: Callable[[str], bool]) -> None:

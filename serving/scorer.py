@@ -10,6 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +18,20 @@ import numpy as np
 
 from stillwatch.data.errors import BundleError
 from stillwatch.data.events import Event
-from stillwatch.model.bundle import Bundle, Layout, load_bundle, released_bundle
+from stillwatch.model.bundle import Bundle, Layout, Manifest, load_bundle, released_bundle
 from stillwatch.model.encoder import Encoder, OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder, check_golden
-from stillwatch.model.features import EventFacts, advance
-from stillwatch.model.heads import PLACES, IntentHeads
+from stillwatch.model.features import EventFacts, advance, feature_names
+from stillwatch.model.heads import PLACES, IntentHeads, class_names
 from stillwatch.model.runtime import ClassifierStep
 from stillwatch.model.signals import SignalLayout, text_signals
 from stillwatch.model.stream import EventTexts, encode_texts, read_event, state_dtype
 from stillwatch.model.templates import BenignIndex, TemplateIndex
-from stillwatch.serving.accounts import AccountTable
+from stillwatch.serving.accounts import AccountTable, Checkout
 from stillwatch.serving.verdict import Evidence, Verdict, excerpt
 
+CHUNK_EVENTS = 1024
+"""Events scored together."""
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
 FRAME, SLOT = PLACES.index("frame"), PLACES.index("slot")
@@ -54,7 +57,7 @@ class _Signal(NamedTuple):
 
 class _Read(NamedTuple):
     event: Event
-    row: int
+    place: int
     texts: EventTexts
     frame_key: bytes
     slot_key: bytes
@@ -78,6 +81,7 @@ class Scorer:
         self.observe: Callable[[np.ndarray], None] | None = None
         """Called with the vectors float32 (N, D) of texts that were encoded."""
         self.encoder = encoder
+        _check_names(manifest)
         self._layout = SignalLayout(len(manifest.classes))
         dimensions = manifest.encoder.dimensions
         self._heads = IntentHeads.from_bytes(
@@ -114,26 +118,33 @@ class Scorer:
         return self.bundle.manifest.thresholds.enter
 
     def ingest(self, events: Iterable[Event]) -> None:
-        """Score events without building verdicts. Events of an account come in their order."""
-        self._score(list(events), None)
+        """Score events without building verdicts. Events of an account come in their order.
+
+        Events are scored in chunks; if one fails, accounts stay as they were after the chunk
+        before it.
+        """
+        for chunk in _chunks(events):
+            self._score(chunk, None)
 
     def update(self, events: Iterable[Event]) -> list[Verdict]:
-        """Score events; the verdict of each event's account after it, in the order given."""
-        events = list(events)
-        verdicts: list[Verdict | None] = [None] * len(events)
-        self._score(events, verdicts)
-        return [verdict for verdict in verdicts if verdict is not None]
+        """Score events; the verdict of each event's account after it, in the order given. Chunks
+        as in `ingest`."""
+        found: list[Verdict] = []
+        for chunk in _chunks(events):
+            verdicts: list[Verdict | None] = [None] * len(chunk)
+            self._score(chunk, verdicts)
+            found += [verdict for verdict in verdicts if verdict is not None]
+        return found
 
     def verdict(self, account_id: str) -> Verdict:
         """The account's verdict now; KeyError if it was never seen."""
-        if account_id not in self._accounts:
-            raise KeyError(account_id)
-        return self._verdict(account_id, self._accounts.row(account_id))
+        row = self._accounts.row(account_id)
+        return self._verdict(account_id, self._accounts.record(row), self._accounts.evidence(row))
 
     def verdicts(self) -> Iterator[Verdict]:
         """One verdict an account, in the order in which they were first seen."""
-        for row, account_id in enumerate(self._accounts.names):
-            yield self._verdict(account_id, row)
+        for account_id in self._accounts.names:
+            yield self.verdict(account_id)
 
     def peak_risks(self) -> np.ndarray:
         """Highest risk that each account ever had, float32 (accounts,)."""
@@ -159,23 +170,27 @@ class Scorer:
         return found
 
     def _score(self, events: list[Event], verdicts: list[Verdict | None] | None) -> None:
-        reads = [self._read(event) for event in events]
+        # On copies, so that what fails halfway leaves no account changed.
+        names = list(dict.fromkeys(event.account_id for event in events))
+        accounts = self._accounts.check_out(names)
+        places = {name: position for position, name in enumerate(names)}
+        reads = [self._read(event, places[event.account_id], accounts.records) for event in events]
         signals = self._look_up(reads)
         seen: dict[int, int] = {}
         waves: list[list[int]] = []
         for position, read in enumerate(reads):
-            wave = seen.get(read.row, 0)
-            seen[read.row] = wave + 1
+            wave = seen.get(read.place, 0)
+            seen[read.place] = wave + 1
             if wave == len(waves):
                 waves.append([])
             waves[wave].append(position)
         for wave_positions in waves:
-            self._score_wave(wave_positions, reads, signals, verdicts)
+            self._score_wave(wave_positions, reads, signals, accounts, verdicts)
+        self._accounts.put_back(accounts)
 
-    def _read(self, event: Event) -> _Read:
-        row = self._accounts.row(event.account_id)
-        texts = read_event(event, self._accounts.record(row))
-        return _Read(event, row, texts, _key(FRAME, texts.frame), _key(SLOT, texts.slot))
+    def _read(self, event: Event, place: int, records: np.ndarray) -> _Read:
+        texts = read_event(event, records[place])
+        return _Read(event, place, texts, _key(FRAME, texts.frame), _key(SLOT, texts.slot))
 
     def _look_up(self, reads: Sequence[_Read]) -> dict[bytes, _Signal]:
         """Signals of every text of these events; unknown ones are encoded."""
@@ -213,11 +228,12 @@ class Scorer:
         positions: list[int],
         reads: Sequence[_Read],
         signals: dict[bytes, _Signal],
+        accounts: Checkout,
         verdicts: list[Verdict | None] | None,
     ) -> None:
         """One event each of different accounts."""
         wave = [reads[position] for position in positions]
-        rows = np.array([read.row for read in wave])
+        places = np.array([read.place for read in wave])
         slot = np.stack([signals[read.slot_key].row for read in wave])
         frame = np.zeros_like(slot)
         for position, read in enumerate(wave):
@@ -228,47 +244,58 @@ class Scorer:
             np.array([read.texts.frame_hash for read in wave], dtype=np.uint32),
             np.array([read.texts.scalars for read in wave], dtype=np.float32),
         )
-        records = self._accounts.gather(rows)
+        records = accounts.records[places]
         features = advance(records, frame, slot, facts, self._layout, len(self.intents))
         logits, records["classifier"] = self._step.run(features, records["classifier"])
         outcome = self._judge(records, logits)
         for position, read in enumerate(wave):
             keys = [read.slot_key, read.frame_key] if read.texts.frame else [read.slot_key]
-            truncated = any(signals[key].truncated for key in keys)
+            truncated = read.texts.truncated or any(signals[key].truncated for key in keys)
             records["truncated"][position] += truncated
             self.truncated += truncated
-            self._keep_evidence(read, outcome.evidence[position], [signals[key] for key in keys])
-        self._accounts.scatter(rows, records)
+            if not read.texts.repeat:
+                self._keep_evidence(
+                    read, outcome.evidence[position], [signals[key] for key in keys], accounts
+                )
+        accounts.records[places] = records
         if verdicts is not None:
             for position, read in zip(positions, wave, strict=True):
-                verdicts[position] = self._verdict(read.event.account_id, read.row)
+                verdicts[position] = self._verdict(
+                    read.event.account_id,
+                    accounts.records[read.place],
+                    accounts.evidence(read.place),
+                )
 
     def _judge(self, records: np.ndarray, logits: np.ndarray) -> _Outcome:
         """Calibrated figures from logits (B, 1 + 2I), and the flags in `records`."""
         calibration = self.bundle.manifest.calibration
         thresholds = self.bundle.manifest.thresholds
         count = len(self.intents)
-        risk = _sigmoid(calibration.slope * logits[:, 0] + calibration.offset)
-        intents = _sigmoid(calibration.slope * logits[:, 1 : 1 + count] + calibration.offset)
+        risk = calibration.risk.probability(logits[:, 0])
+        intents = np.stack(
+            [own.probability(logits[:, 1 + i]) for i, own in enumerate(calibration.intents)], axis=1
+        )
         records["risk"] = risk
         records["peak"] = np.maximum(records["peak"], risk)
         records["intents"] = intents
-        entering = (records["flagged_after"] == 0) & (risk >= thresholds.enter)
-        leaving = risk < thresholds.leave
-        records["flagged_after"] = np.where(
-            leaving, 0, np.where(entering, records["events"], records["flagged_after"])
+        records["flagged"] = (risk >= thresholds.enter) | (
+            records["flagged"] & (risk >= thresholds.leave)
         )
+        first = (records["flagged_after"] == 0) & records["flagged"]
+        records["flagged_after"] = np.where(first, records["events"], records["flagged_after"])
         return _Outcome(risk, intents, _sigmoid(logits[:, 1 + count :]))
 
-    def _keep_evidence(self, read: _Read, evidence: np.ndarray, signals: Sequence[_Signal]) -> None:
+    def _keep_evidence(
+        self, read: _Read, evidence: np.ndarray, signals: Sequence[_Signal], accounts: Checkout
+    ) -> None:
         strongest = int(np.argmax(evidence))
         contribution = float(evidence[strongest])
-        if contribution <= self._accounts.weakest_evidence(read.row):
+        if contribution <= accounts.weakest_evidence(read.place):
             return
         nearest = max(signals, key=lambda signal: signal.row[self._layout.template])
         template = self._templates.templates[nearest.template].id if nearest.template >= 0 else None
-        self._accounts.add_evidence(
-            read.row,
+        accounts.add_evidence(
+            read.place,
             Evidence(
                 event_id=read.event.event_id,
                 intent=self.intents[strongest],
@@ -279,23 +306,53 @@ class Scorer:
             ),
         )
 
-    def _verdict(self, account_id: str, row: int) -> Verdict:
-        record = self._accounts.record(row)
-        flagged_after = int(record["flagged_after"])
+    def _verdict(self, account_id: str, record: np.void, evidence: tuple[Evidence, ...]) -> Verdict:
         return Verdict(
             account_id=account_id,
             events=int(record["events"]),
             risk=float(record["risk"]),
+            peak_risk=float(record["peak"]),
             intents={
                 name: float(value)
                 for name, value in zip(self.intents, record["intents"], strict=True)
             },
-            flagged=flagged_after > 0,
+            flagged=bool(record["flagged"]),
             threshold=self.threshold,
-            flagged_after=flagged_after or None,
-            evidence=self._accounts.evidence(row),
+            flagged_after=int(record["flagged_after"]) or None,
+            evidence=evidence,
             bundle=self.bundle_id,
             truncated=int(record["truncated"]),
+        )
+
+
+def _chunks(events: Iterable[Event]) -> Iterator[list[Event]]:
+    left = iter(events)
+    while chunk := list(islice(left, CHUNK_EVENTS)):
+        yield chunk
+
+
+def _check_names(manifest: Manifest) -> None:
+    """BundleError unless the bundle was made for the features and classes that this code makes."""
+    intents = tuple(manifest.intents)
+    classes = class_names(intents)
+    for what, found, expected in (
+        ("classes", tuple(manifest.classes), classes),
+        ("features", tuple(manifest.features), feature_names(classes, intents)),
+    ):
+        if found != expected:
+            pairs = zip(found, expected, strict=False)
+            odd = next(
+                (f"{own!r} in place of {known!r}" for own, known in pairs if own != known),
+                f"{len(found)} in place of {len(expected)}",
+            )
+            raise BundleError(
+                f"the bundle's {what} must be those of this version, however: it has {odd}; "
+                "use the Stillwatch version that made it, or train again"
+            )
+    if len(manifest.calibration.intents) != len(intents):
+        raise BundleError(
+            f"the bundle must calibrate {len(intents)} intents, however: "
+            f"{len(manifest.calibration.intents)}; take the bundle from its source again"
         )
 
 
@@ -315,7 +372,7 @@ def _fields(dtype: np.dtype) -> list[tuple[Any, ...]]:
 def _verdict_fields(intents: int) -> list[tuple[Any, ...]]:
     return [
         ("risk", "<f4"), ("peak", "<f4"), ("intents", "<f4", (intents,)),
-        ("flagged_after", "<u4"), ("truncated", "<u4"),
+        ("flagged", "?"), ("flagged_after", "<u4"), ("truncated", "<u4"),
     ]  # fmt: skip
 
 

@@ -58,8 +58,10 @@ class Evidence:
 class Verdict:
     """What is held of an account after `events` events.
 
-    `risk` and the probabilities in `intents` are calibrated, in [0, 1]. `flagged_after` is the
-    number of events it took to flag the account, None while it is not flagged. `bundle` is the id
+    `risk` and the probabilities in `intents` are calibrated, in [0, 1]; `peak_risk` is the highest
+    risk so far. `flagged` is the state now; `flagged_after` is the number of events it took to
+    flag the account for the first time, None if it never was: ordinary traffic after a harvest
+    may take the flag away, but not the memory of it. `bundle` is the id
     of the bundle that decided. `truncated` counts events of which not everything was read.
     """
 
@@ -73,6 +75,7 @@ class Verdict:
     evidence: tuple[Evidence, ...]
     bundle: str
     truncated: int = 0
+    peak_risk: float = 0.0
 
     def to_fields(self) -> dict[str, Any]:
         """The fields of an account line, in its order; floats have 6 decimal places."""
@@ -80,6 +83,7 @@ class Verdict:
             "account_id": self.account_id,
             "events": self.events,
             "risk": _rounded(self.risk),
+            "peak_risk": _rounded(self.peak_risk),
             "intents": {name: _rounded(value) for name, value in self.intents.items()},
             "flagged": self.flagged,
             "threshold": _rounded(self.threshold),

@@ -100,7 +100,10 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
             "name": "tiny", "revision": "0", "dimensions": DIMENSIONS, "precision": "fp32",
             "golden": [],
         },
-        "calibration": {"slope": 1.0, "offset": 0.0},
+        "calibration": {
+            "risk": {"slope": 1.0, "offset": 0.0},
+            "intents": [{"slope": 1.0, "offset": 0.0}] * len(INTENTS),
+        },
         "thresholds": {
             "enter": enter, "leave": leave, "max_fpr": 0.01, "ordinary_accounts": 10,
             "origin": "a test",

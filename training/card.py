@@ -10,7 +10,7 @@ from stillwatch.training.settings import Settings
 def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, Any]) -> str:
     """The bundle's README.md. Every figure in it is one that the run printed."""
     thresholds = fields["thresholds"]
-    calibration = fields["calibration"]
+    risk = fields["calibration"]["risk"]
     lines = [
         "# Stillwatch detector",
         "",
@@ -42,7 +42,7 @@ def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, An
         "`stillwatch evaluate` prints the whole evaluation, fold by fold, beside baselines.",
         "",
         "## Risk and thresholds",
-        f"risk = sigmoid({calibration['slope']} × logit + {calibration['offset']}), a probability "
+        f"risk = sigmoid({risk['slope']} × logit + {risk['offset']}), a probability "
         f"where {settings.prevalence:.0%} of accounts attack. An account is flagged at "
         f"{thresholds['enter']} and left below {thresholds['leave']}: at most "
         f"{thresholds['max_fpr']:.1%} of {thresholds['ordinary_accounts']} left-out ordinary "

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from stillwatch.data.corpora import Source
-from stillwatch.data.simulator.attacks import SHARES, compose_attack
-from stillwatch.data.simulator.content import load_products, load_wrappers
+from stillwatch.data.simulator.attacks import compose_attack
+from stillwatch.data.simulator.content import (
+    INTENTS,
+    load_products,
+    load_wrappers,
+    read_wrappers,
+)
 from stillwatch.data.simulator.materials import ROLE_INTENT, Materials, split_folds
-from stillwatch.data.simulator.ordinary import compose_ordinary
+from stillwatch.data.simulator.ordinary import compose_ordinary, compose_twin
 from stillwatch.data.simulator.phrases import load_phrases
-from stillwatch.data.simulator.streams import Stream
+from stillwatch.data.simulator.streams import SHARES, Stream
 from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
 from stillwatch.training.settings import Composition
 
@@ -43,9 +48,17 @@ class Fold:
         return frozenset(wrapper.family for wrapper in self.materials.wrappers)
 
 
-def all_materials(sources: tuple[Source, ...], hold_out: list[str]) -> Materials:
-    """The corpora with the wrappers, products and phrases of the simulator."""
-    materials = Materials(sources, load_wrappers(), load_products(), load_phrases())
+def all_materials(
+    sources: tuple[Source, ...],
+    hold_out: list[str],
+    more_wrappers: Sequence[str] = (),
+    intents: Sequence[str] = INTENTS,
+) -> Materials:
+    """The corpora with the wrappers, products and phrases of the simulator, and the wrappers of
+    further files."""
+    added = [w for path in more_wrappers for w in read_wrappers(Path(path), intents)]
+    wrappers = (*load_wrappers(), *added)
+    materials = Materials(sources, wrappers, load_products(), load_phrases())
     return materials.hold_out(frozenset(hold_out))
 
 
@@ -69,19 +82,13 @@ def compose_folds(
         part = parts[number].portion(TRAIN_PARTS, PARTS)
         rng = np.random.default_rng([seed, 11, number])
         streams = compose_attacks(rng, part, part, intents, plan.attacks, f"f{number}a", longest)
-        streams += [
-            compose_ordinary(rng, part, f"f{number}o{position}", longest=longest)
-            for position in range(plan.ordinary)
-        ]
+        streams += compose_ordinaries(rng, part, plan.ordinary, f"f{number}o", longest)
         return streams + (labelled[number] if labelled else [])
 
     def compose_reference(number: int) -> list[Stream]:
         part = parts[number].portion(REFERENCE_PARTS, PARTS)
         rng = np.random.default_rng([seed, 17, number])
-        return [
-            compose_ordinary(rng, part, f"f{number}r{position}", longest=longest)
-            for position in range(plan.reference)
-        ]
+        return compose_ordinaries(rng, part, plan.reference, f"f{number}r", longest)
 
     progress(f"composing {plan.folds} folds of {plan.attacks + plan.ordinary} training streams")
     numbers = range(plan.folds)
@@ -142,16 +149,13 @@ def compose_attacks(
     ]
 
 
-def materials_hash(materials: Materials) -> str:
-    """SHA-256 over every text that streams are composed of."""
-    digest = hashlib.sha256()
-    for source in materials.sources:
-        digest.update(source.name.encode())
-        for prompt in source.prompts:
-            digest.update(prompt.text.encode("utf-8", "replace"))
-            digest.update(prompt.system.encode("utf-8", "replace"))
-    for form in (*materials.wrappers, *materials.products):
-        digest.update(repr(form).encode("utf-8", "replace"))
-    for kind in sorted(materials.phrases):
-        digest.update(repr(materials.phrases[kind]).encode("utf-8", "replace"))
-    return digest.hexdigest()
+def compose_ordinaries(
+    rng: np.random.Generator, materials: Materials, count: int, prefix: str, longest: int
+) -> list[Stream]:
+    """`count` ordinary accounts, every other one the twin of an attacking one."""
+    return [
+        compose_twin(rng, materials, f"{prefix}{number}", longest)
+        if number % 2
+        else compose_ordinary(rng, materials, f"{prefix}{number}", longest=longest)
+        for number in range(count)
+    ]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillwatch.data.errors import ConfigError
+from stillwatch.data.files import atomic_writer
 from stillwatch.data.simulator.attacks import SHARES
 from stillwatch.training.evaluation import (
     REFERENCE_SIXTH,
@@ -46,13 +47,14 @@ def evaluate(
     if any(not 0 <= number < folds for number in wanted):
         raise ConfigError(f"folds must be 1 to {folds}, however: {only}; correct --folds")
     report.mkdir(parents=True, exist_ok=True)
-    bench, _, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
+    bench, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
     results = [
         evaluate_fold(bench, number, tests[number], run_folder, show_progress, baselines)
         for number in wanted
     ]
     figures = summarise(results, settings)
-    (report / "results.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    with atomic_writer(report / "results.json") as file:
+        file.write((json.dumps(figures, indent=1) + "\n").encode())
     print_tables(figures)
     progress(f"figures written to {report / 'results.json'}")
     return figures
@@ -153,10 +155,15 @@ def _by_kind(results: list[FoldResult], setting: str, rate: float) -> dict[str, 
     for result in results:
         scores = result.scores["stillwatch"]
         ordinary = getattr(scores, f"ordinary_{setting}")
+        kinds = np.array(getattr(result.test, f"ordinary_{setting}").kinds)
+        if setting == "new":
+            # Accounts that calibrated are no test.
+            sixth = np.arange(len(ordinary)) % 6
+            tested = (sixth != THRESHOLD_SIXTH) & (sixth != REFERENCE_SIXTH)
+            ordinary, kinds = ordinary[tested], kinds[tested]
         threshold = threshold_at(ordinary, rate)
-        kinds = getattr(result.test, f"ordinary_{setting}").kinds
         for kind, score in zip(kinds, ordinary, strict=True):
-            flagged.setdefault(kind, []).append(bool(score > threshold))
+            flagged.setdefault(str(kind), []).append(bool(score > threshold))
     return {
         kind: {"accounts": len(own), "flagged": int(sum(own))}
         for kind, own in sorted(flagged.items())

@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stillwatch.data.simulator.attacks import SHARES, compose_attack
+from stillwatch.data.simulator.attacks import MAX_EVENTS, SHARES, compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
-from stillwatch.data.simulator.ordinary import compose_ordinary
 from stillwatch.data.simulator.phrases import Phrase
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
@@ -29,6 +28,7 @@ from stillwatch.training.composition import (
     TEST_PARTS,
     available_intents,
     compose_framed,
+    compose_ordinaries,
 )
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
 from stillwatch.training.framed import FramedStreams, TextTable
@@ -74,10 +74,9 @@ def compose_tests(
         cover = _union(known).portion(TEST_PARTS, PARTS) if name.endswith("known") else part
         rng = np.random.default_rng([settings.seed, 41, number, SETS.index(name)])
         if name.startswith("ordinary"):
-            return [
-                compose_ordinary(rng, cover, f"t{number}{name}{k}")
-                for k in range(plan.test_ordinary)
-            ]
+            return compose_ordinaries(
+                rng, cover, plan.test_ordinary, f"t{number}{name}", MAX_EVENTS
+            )
         cells = [(i, s) for i in available_intents(part, settings.intents) for s in SHARES]
         return [
             compose_attack(rng, part, cover, f"t{number}{name}{c}-{k}", intent, share)
@@ -152,12 +151,8 @@ def evaluate_fold(
     result.scores["stillwatch"] = Scores(**final)
     if baselines:
         bench.progress(f"baselines without fold {number + 1}")
-        train_sets = [bench.folds[n].streams for n in others]
-        fitted: list[Baseline] = summary_baselines(
-            account_summaries(train_sets, bench.vectors, known.templates, known.benign),
-            np.concatenate([s.is_attack for s in train_sets]),
-            bench.settings.seed,
-        )
+        summaries, attacking = _training_summaries(bench, others)
+        fitted: list[Baseline] = summary_baselines(summaries, attacking, bench.settings.seed)
         inputs = {
             name: account_summaries(
                 [getattr(test, name)], bench.vectors, known.templates, readers[name].benign
@@ -169,3 +164,19 @@ def evaluate_fold(
                 **{name: baseline.score(inputs[name]) for name in SETS}
             )
     return result
+
+
+def _training_summaries(bench: Workbench, folds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Summaries of these folds' training streams float32 (S, D) and which attack bool (S,), each
+    fold read by what knows only the others, as the classifier's training streams are."""
+    summaries, attacking = [], []
+    for number in folds:
+        rest = tuple(n for n in folds if n != number)
+        streams = bench.folds[number].streams
+        for familiar in (None, number):
+            readers = bench.readers(rest, familiar)
+            summaries.append(
+                account_summaries([streams], bench.vectors, readers.templates, readers.benign)
+            )
+            attacking.append(streams.is_attack)
+    return np.concatenate(summaries), np.concatenate(attacking)

@@ -10,6 +10,7 @@ from stillwatch.model.features import EventFacts, advance, feature_state_fields
 from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.signals import SignalLayout, text_signals
 from stillwatch.model.templates import BenignIndex, TemplateIndex
+from stillwatch.training.fit_heads import NgramTable
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
@@ -26,7 +27,12 @@ class Readers:
 
 
 def signal_table(
-    ids: np.ndarray, place: str, texts: list[str], vectors: VectorTable, readers: Readers
+    ids: np.ndarray,
+    place: str,
+    texts: list[str],
+    vectors: VectorTable,
+    ngrams: NgramTable,
+    readers: Readers,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals of the distinct texts among `ids` (-1 left out): rows float32 (U, width) and the
     position of each id in them, -1 kept, int64 like `ids`."""
@@ -37,7 +43,7 @@ def signal_table(
         part = distinct[start : start + _CHUNK]
         rows[start : start + _CHUNK], _ = text_signals(
             [texts[i] for i in part], vectors.encoded(part), PLACES.index(place),
-            readers.heads, readers.templates, readers.benign,
+            readers.heads, readers.templates, readers.benign, [ngrams.chunks(i) for i in part],
         )  # fmt: skip
     positions = np.searchsorted(distinct, ids)
     return rows, np.where(ids >= 0, positions, -1)
@@ -47,14 +53,15 @@ def featurise(
     streams: FramedStreams,
     texts: list[str],
     vectors: VectorTable,
+    ngrams: NgramTable,
     readers: Readers,
     intents: int,
     longest: int | None = None,
 ) -> list[np.ndarray]:
     """Features float16 (T, F) of each stream, its first `longest` events if that is given."""
     layout = SignalLayout(readers.heads.class_count)
-    frame_rows, frame_at = signal_table(streams.frame_id, "frame", texts, vectors, readers)
-    slot_rows, slot_at = signal_table(streams.slot_id, "slot", texts, vectors, readers)
+    frame_rows, frame_at = signal_table(streams.frame_id, "frame", texts, vectors, ngrams, readers)
+    slot_rows, slot_at = signal_table(streams.slot_id, "slot", texts, vectors, ngrams, readers)
     frame_rows = np.concatenate([frame_rows, np.zeros((1, layout.width), np.float32)])
     lengths = streams.lengths if longest is None else np.minimum(streams.lengths, longest)
     state = np.zeros(len(streams), dtype=feature_state_fields(layout.classes, intents))

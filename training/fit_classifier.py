@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -12,6 +14,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from stillwatch.data.errors import ConfigError
+from stillwatch.data.files import atomic_writer
 from stillwatch.model.classifier import Classifier, ClassifierConfig
 from stillwatch.training.datamodule import StreamDataModule, StreamSet
 from stillwatch.training.module import ClassifierModule
@@ -26,9 +30,10 @@ def fit_classifier(
     """Train on these streams; a few of them are kept to watch the training by.
 
     Writes checkpoints, CSV and TensorBoard logs under `folder`; goes on from its last checkpoint
-    if there is one.
+    if there is one. ConfigError if that checkpoint was made from other streams or settings.
     """
     optimisation = settings.optimisation
+    _check_inputs(folder, streams, settings, seed)
     torch.use_deterministic_algorithms(True)
     lightning.seed_everything(settings.seed * 1000 + seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -79,6 +84,25 @@ def fit_classifier(
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
     return module.classifier.eval()
+
+
+def _check_inputs(folder: Path, streams: StreamSet, settings: Settings, seed: int) -> None:
+    """Remembers in the folder what is trained on; what differs must not go on from there."""
+    digest = hashlib.sha256(json.dumps([settings.to_fields(), seed]).encode())
+    for part in (*streams.features, streams.intents, *streams.event_intents):
+        digest.update(np.ascontiguousarray(part).data)
+    found = digest.hexdigest()
+    known = folder / "inputs.sha256"
+    if not known.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(known) as file:
+            file.write(found.encode())
+    elif known.read_text() != found:
+        raise ConfigError(
+            f"a training must go on from what it began with, however: corpora, labelled logs, "
+            f"settings or code have changed since {folder} was begun; name another --run folder "
+            "or delete it"
+        )
 
 
 def feature_moments(streams: StreamSet) -> tuple[np.ndarray, np.ndarray]:

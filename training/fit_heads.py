@@ -3,6 +3,7 @@ but that of the choice of examples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -10,7 +11,13 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import minimize
 
-from stillwatch.model.heads import PLACES, IntentHeads, projection_matrix
+from stillwatch.model.heads import (
+    ANY_INTENT,
+    ORDINARY_CLASSES,
+    PLACES,
+    IntentHeads,
+    projection_matrix,
+)
 from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
@@ -29,20 +36,24 @@ class Examples:
 
 
 class NgramTable:
-    """Bags of n-grams of all texts of a run, computed once: flat bucket ids with offsets."""
+    """N-grams of all texts of a run, counted once, stretch by stretch as `ngram_chunks` does."""
 
-    def __init__(self, texts: list[str]) -> None:
-        bags = [np.unique(np.concatenate(ngram_chunks(text))) for text in texts]
-        self.offsets = np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64)
-        self.ids = np.concatenate(bags).astype(np.int32)
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._chunks = [ngram_chunks(text) for text in texts]
+
+    def chunks(self, text_id: int) -> list[np.ndarray]:
+        """What `ngram_chunks` gives for the text."""
+        return self._chunks[text_id]
 
     def rows(self, text_ids: np.ndarray) -> sparse.csr_array:
-        """Sparse float32 (N, BUCKETS), each row scaled to unit length."""
-        counts = self.offsets[text_ids + 1] - self.offsets[text_ids]
+        """The texts' whole bags, sparse float32 (N, BUCKETS), each row scaled to unit length."""
+        bags = [
+            own[0] if len(own) == 1 else np.unique(np.concatenate(own))
+            for own in (self._chunks[i] for i in text_ids)
+        ]
+        counts = np.array([len(bag) for bag in bags])
         starts = np.concatenate([[0], np.cumsum(counts)])
-        columns = np.concatenate(
-            [self.ids[self.offsets[i] : self.offsets[i + 1]] for i in text_ids]
-        )
+        columns = np.concatenate(bags).astype(np.int32)
         values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
         return sparse.csr_array((values, columns, starts), shape=(len(text_ids), BUCKETS))
 
@@ -57,15 +68,19 @@ def collect_examples(
     """What stands at a place in these streams, with the class of the events it stood in.
 
     A frame or slot of a diluted stream's attack prompts has their intent, its cover the class of
-    ordinary text. An origin's weight is the square root of its number of texts.
+    ordinary text. A slot within a frame is left out: an attack asks about what products ask about,
+    so the slot head learns from whole prompts alone. Every origin has the same weight, so that
+    what few large sources are about counts no more than what a small one is about.
     """
     column = {name: position for position, name in enumerate(classes)}
     seen: dict[tuple[int, str], str] = {}
     for streams in sets:
         ids = streams.frame_id if PLACES[place] == "frame" else streams.slot_id
-        for text_id, label, origin in zip(ids, streams.labels, streams.origins, strict=True):
-            if text_id >= 0:
-                seen.setdefault((int(text_id), str(label)), str(origin))
+        kept = ids >= 0 if PLACES[place] == "frame" else streams.frame_id < 0
+        for text_id, label, origin in zip(
+            ids[kept], streams.labels[kept], streams.origins[kept], strict=True
+        ):
+            seen.setdefault((int(text_id), str(label)), str(origin))
     pairs = list(seen)
     if len(pairs) > most:
         pairs = [pairs[int(p)] for p in rng.choice(len(pairs), most, replace=False)]
@@ -76,7 +91,8 @@ def collect_examples(
     target = np.zeros((len(pairs), len(classes)), dtype=np.float32)
     for row, (_, label) in enumerate(pairs):
         target[row, column[label]] = 1
-    weight = np.array([counts[origin] ** -0.5 for origin in origins], dtype=np.float32)
+        target[row, column[ANY_INTENT]] = label not in ORDINARY_CLASSES
+    weight = np.array([1 / counts[origin] for origin in origins], dtype=np.float32)
     return Examples(
         np.array([text_id for text_id, _ in pairs], dtype=np.int64), target, weight / weight.mean()
     )
@@ -87,7 +103,7 @@ def fit_heads(
     vectors: VectorTable,
     ngrams: NgramTable,
     dense_penalty: float = 3e-4,
-    lexical_penalty: float = 1e-3,
+    lexical_penalty: float = 1e-4,
 ) -> IntentHeads:
     """One-against-rest logistic regressions for each place, on vectors and on n-grams."""
     dense, lexical = [], []

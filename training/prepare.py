@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from stillwatch.data.corpora import read_corpora
-from stillwatch.data.simulator.materials import Materials
-from stillwatch.model.encoder import MODEL_FILE, OnnxEncoder
+from stillwatch.model.bundle import Layout
+from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder
 from stillwatch.model.sentence import sha256_of
 from stillwatch.model.stream import encode_texts
@@ -20,7 +20,7 @@ from stillwatch.training.composition import all_materials, compose_folds
 from stillwatch.training.evaluation import TestSet, compose_tests
 from stillwatch.training.framed import TextTable
 from stillwatch.training.labelled import deal_groups, read_labelled
-from stillwatch.training.settings import Settings
+from stillwatch.training.settings import DEFAULT_INTENTS, Settings
 from stillwatch.training.vectors import VectorCache, VectorTable
 from stillwatch.training.workbench import Workbench
 
@@ -28,12 +28,13 @@ Progress = Callable[[str], None]
 
 
 def load_encoder(settings: Settings, threads: int, progress: Progress) -> tuple[OnnxEncoder, str]:
-    """The encoder as it serves, so that training reads what serving will read, and the SHA-256
-    of its model."""
+    """The encoder as it serves, so that training reads what serving will read, and a key of its
+    model and tokenizer."""
     folder = cached_encoder(
         settings.encoder, "fp32" if settings.precision == "fp32" else "int8", progress
     )
-    return OnnxEncoder(folder, threads=threads), sha256_of(folder / MODEL_FILE)
+    key = "\n".join(sha256_of(folder / name) for name in Layout.ENCODER)
+    return OnnxEncoder(folder, threads=threads), key
 
 
 def prepare(
@@ -43,7 +44,7 @@ def prepare(
     threads: int,
     progress: Progress,
     tests: list[int] | None = None,
-) -> tuple[Workbench, Materials, OnnxEncoder, dict[int, TestSet]]:
+) -> tuple[Workbench, OnnxEncoder, dict[int, TestSet]]:
     """Compose every fold's training streams and, the test streams of the folds in `tests`; encode
     all their texts."""
     settings.check()
@@ -57,7 +58,9 @@ def prepare(
     sources = read_corpora(
         corpora, settings.composition.source_prompts, settings.composition.prompt_chars
     )
-    materials = all_materials(sources, settings.composition.hold_out)
+    materials = all_materials(
+        sources, settings.composition.hold_out, settings.wrappers, settings.intents
+    )
     table = TextTable()
     folds = compose_folds(
         materials, settings.intents, settings.composition, settings.seed, table, progress,
@@ -67,11 +70,16 @@ def prepare(
     # After composing, whose processes are forked: an encoder has threads.
     encoder, digest = load_encoder(settings, threads, progress)
     vectors = encode_table(table, encoder, VectorCache(cache, digest), progress)
-    library = tuple(t for t in load_library() if t.intent in settings.intents)
+    library = tuple(
+        template
+        for path in (None, *map(Path, settings.templates))
+        for template in load_library(path, (*DEFAULT_INTENTS, *settings.intents))
+        if template.intent in settings.intents
+    )
     bench = Workbench(
         settings, folds, table.texts, vectors, library, library_vectors(library, encoder), progress
     )
-    return bench, materials, encoder, test_sets
+    return bench, encoder, test_sets
 
 
 def encode_table(

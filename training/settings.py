@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,8 +11,9 @@ import yaml
 from stillwatch.data.errors import ConfigError
 
 _NEVER_ZERO = frozenset(
-    ("source_prompts", "prompt_chars", "width", "layers", "heads", "key", "longest", "epochs",
-     "learning_rate", "batch_events", "head_examples")
+    ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "test_attacks",
+     "test_ordinary", "width", "layers", "heads", "key", "longest", "epochs", "learning_rate",
+     "batch_events", "head_examples")
 )  # fmt: skip
 DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 
@@ -90,6 +91,8 @@ class Settings:
             that were left out.
         calibration_folds: folds left out in turn to calibrate on.
         labelled: folders with labelled logs (a log beside its labels) to train on as well.
+        wrappers: further files of attack wrappers, in the form of data/simulator/wrappers.jsonl.
+        templates: further files of known attack templates, in the form of model/library.jsonl.
         composition: what is composed of the corpora.
         optimisation: the classifier.
     """
@@ -102,6 +105,8 @@ class Settings:
     max_fpr: float = 0.01
     calibration_folds: int = 2
     labelled: list[str] = field(default_factory=list)
+    wrappers: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
     composition: Composition = field(default_factory=Composition)
     optimisation: Optimisation = field(default_factory=Optimisation)
 
@@ -127,8 +132,8 @@ class Settings:
                 value = getattr(part, item.name)
                 if not isinstance(value, int | float):
                     continue
-                if value < 0:
-                    faults.append(f"{item.name} must not be negative, however: {value}")
+                if not math.isfinite(value) or value < 0:
+                    faults.append(f"{item.name} must be finite and not negative, however: {value}")
                 elif value == 0 and item.name in _NEVER_ZERO:
                     faults.append(f"{item.name} must be above 0, however: {value}")
         if self.seed < 0:
@@ -146,5 +151,5 @@ class Settings:
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)
 
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.to_fields(), sort_keys=False), encoding="utf-8")
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_fields(), sort_keys=False)

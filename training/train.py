@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stillwatch.model.bundle import Bundle, Thresholds, write_bundle
+from stillwatch.data.files import atomic_writer
+from stillwatch.model.bundle import Bundle, Calibration, Thresholds, write_bundle
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
-from stillwatch.model.thresholds import leave_threshold
-from stillwatch.training.calibration import fit_calibration
+from stillwatch.model.thresholds import site_threshold
+from stillwatch.training.calibration import fit_platt
 from stillwatch.training.card import model_card
-from stillwatch.training.composition import materials_hash
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
-from stillwatch.training.metrics import recall_at, threshold_at
+from stillwatch.training.metrics import recall_at
 from stillwatch.training.prepare import prepare
 from stillwatch.training.settings import Settings
 from stillwatch.training.workbench import Workbench
@@ -44,23 +44,32 @@ def train(
     settings.check()
     run_folder.mkdir(parents=True, exist_ok=True)
     _check_resume(settings, run_folder)
-    settings.save(run_folder / "config.yaml")
-    bench, materials, encoder, _ = prepare(settings, corpora, cache, threads, progress)
+    _write(run_folder / "config.yaml", settings.to_yaml())
+    bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
     every = tuple(range(len(bench.folds)))
 
     left_out = _left_out_logits(bench, run_folder, show_progress)
     new, familiar = left_out["new"], left_out["familiar"]
     # Kept, so that thresholds can be looked at again without training.
-    np.savez(
-        run_folder / "left_out.npz",
-        **{f"{n}_{k}": v for n, own in left_out.items() for k, v in vars(own).items()},
+    with atomic_writer(run_folder / "left_out.npz") as file:
+        np.savez(
+            file, **{f"{n}_{k}": v for n, own in left_out.items() for k, v in vars(own).items()}
+        )
+    calibration = Calibration(
+        risk=fit_platt(familiar.attacks, familiar.ordinary, settings.prevalence),
+        intents=[
+            fit_platt(
+                familiar.intents[familiar.targets[:, column] > 0, column],
+                familiar.intents[familiar.targets[:, column] == 0, column],
+                settings.prevalence / len(settings.intents),
+            )
+            for column in range(len(settings.intents))
+        ],
     )
-    calibration = fit_calibration(familiar.attacks, familiar.ordinary, settings.prevalence)
-    enter_logit = threshold_at(familiar.peaks, settings.max_fpr)
-    enter = _sigmoid(calibration.slope * enter_logit + calibration.offset)
+    site = site_threshold(calibration.risk.probability(familiar.peaks), settings.max_fpr)
     thresholds = Thresholds(
-        enter=round(enter, 6),
-        leave=round(leave_threshold(enter), 6),
+        enter=site.enter,
+        leave=site.leave,
         max_fpr=settings.max_fpr,
         ordinary_accounts=len(familiar.ordinary),
         origin="composed ordinary accounts of folds left out of training, other traffic of "
@@ -78,7 +87,7 @@ def train(
         },
         **{
             f"{what} at the default threshold, {name} traffic": round(
-                float((scores > enter_logit).mean()), 4
+                float((calibration.risk.probability(scores) >= site.enter).mean()), 4
             )
             for name, own in left_out.items()
             for what, scores in (("recall", own.attacks), ("ordinary ever flagged", own.peaks))
@@ -111,7 +120,7 @@ def train(
         "calibration": calibration.model_dump(),
         "thresholds": thresholds.model_dump(),
         "benign_sources": list(readers.benign.sources),
-        "data_hash": materials_hash(materials),
+        "data_hash": bench.data_hash(),
         "settings": settings.to_fields(),
         "versions": {
             "python": platform.python_version(),
@@ -120,7 +129,7 @@ def train(
     }
     card = model_card(settings, fields, figures)
     bundle = write_bundle(output, fields, detector_files(readers, model, card))
-    (run_folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    _write(run_folder / "figures.json", json.dumps(figures, indent=1) + "\n")
     return bundle
 
 
@@ -137,18 +146,35 @@ def detector_files(readers: Readers, model: bytes, card: str) -> dict[str, bytes
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Logits of accounts of folds that neither heads nor classifier knew. `attacks` and
-    `ordinary` are those after the last event, `peaks` the highest of ordinary ones."""
+    """Logits of S accounts of folds that neither heads nor classifier knew: of risk after the
+    last event and at its highest float32 (S,), of intents after the last event float32 (S, I);
+    and what is true, targets float32 (S, I)."""
 
-    attacks: np.ndarray
-    ordinary: np.ndarray
-    peaks: np.ndarray
+    last: np.ndarray
+    peak: np.ndarray
+    intents: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def attacks(self) -> np.ndarray:
+        return self.last[self.targets.any(axis=1)]
+
+    @property
+    def ordinary(self) -> np.ndarray:
+        return self.last[~self.targets.any(axis=1)]
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """The highest logits of ordinary accounts."""
+        return self.peak[~self.targets.any(axis=1)]
 
 
 def _left_out_logits(bench: Workbench, run_folder: Path, show_progress: bool) -> dict[str, LeftOut]:
     """Left-out accounts read in two ways. new: nothing is known of their traffic. familiar: other
     ordinary traffic of the same kind is among the benign references, as after calibration."""
-    found: dict[str, list[tuple[float, float, bool]]] = {"new": [], "familiar": []}
+    count = len(bench.settings.intents)
+    paths: dict[str, list[np.ndarray]] = {"new": [], "familiar": []}
+    targets = []
     every = range(len(bench.folds))
     for number in range(bench.settings.calibration_folds):
         others = tuple(n for n in every if n != number)
@@ -158,21 +184,18 @@ def _left_out_logits(bench: Workbench, run_folder: Path, show_progress: bool) ->
             bench.training_set(others), bench.settings, folder, show_progress, seed=number
         )
         streams = bench.folds[number].streams
+        targets.append(streams.intent_matrix(bench.settings.intents))
         for name, familiar in (("new", None), ("familiar", number)):
             left_out = bench.stream_set(streams, bench.readers(others, familiar))
-            found[name] += [
-                (float(path[-1, 0]), float(path[:, 0].max()), bool(attacking))
-                for path, attacking in zip(
-                    stream_logits(classifier, left_out.features), streams.is_attack, strict=True
-                )
-            ]
+            paths[name] += stream_logits(classifier, left_out.features)
     return {
         name: LeftOut(
-            np.array([last for last, _, attacking in own if attacking]),
-            np.array([last for last, _, attacking in own if not attacking]),
-            np.array([peak for _, peak, attacking in own if not attacking]),
+            np.array([path[-1, 0] for path in own]),
+            np.array([path[:, 0].max() for path in own]),
+            np.stack([path[-1, 1 : 1 + count] for path in own]),
+            np.concatenate(targets),
         )
-        for name, own in found.items()
+        for name, own in paths.items()
     }
 
 
@@ -192,5 +215,6 @@ def _check_resume(settings: Settings, run_folder: Path) -> None:
         )
 
 
-def _sigmoid(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))
+def _write(path: Path, text: str) -> None:
+    with atomic_writer(path) as file:
+        file.write(text.encode())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stillwatch.model.encoder import Encoder, TextVectors
+from stillwatch.data.files import atomic_writer
+from stillwatch.model.encoder import MAX_WINDOWS, WINDOW_OVERLAP, Encoder, TextVectors
 from stillwatch.model.stream import encode_texts
 
 SHARD_TEXTS = 4096
+READING = f"{MAX_WINDOWS} windows, overlap {WINDOW_OVERLAP}, decoded views, revision 1"
+"""How a text becomes windows: part of the cache's key. Count the revision up when it changes."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,18 @@ class VectorCache:
     killed run loses at most SHARD_TEXTS texts."""
 
     def __init__(self, folder: Path, encoder_key: str) -> None:
-        self.folder = folder / hashlib.sha256(encoder_key.encode()).hexdigest()[:16]
+        key = f"{encoder_key}\n{READING}"
+        self.folder = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._shards: list[np.ndarray] = []
         for path in sorted(self.folder.glob("shard-*.npz")):
-            with np.load(path, allow_pickle=False) as shard:
-                self._remember(shard["digests"], shard["counts"], shard["windows"])
+            try:
+                with np.load(path, allow_pickle=False) as shard:
+                    self._remember(shard["digests"], shard["counts"], shard["windows"])
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                # A cache: what cannot be read is encoded again.
+                path.unlink()
 
     def _remember(self, digests: np.ndarray, counts: np.ndarray, windows: np.ndarray) -> None:
         shard = len(self._shards)
@@ -88,11 +97,10 @@ class VectorCache:
         return len(order)
 
     def _write(self, digests: np.ndarray, counts: np.ndarray, windows: np.ndarray) -> None:
-        path = self.folder / f"shard-{len(self._shards):06d}.npz"
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        # Named by content, so that a shard that was deleted is not written over another.
+        name = hashlib.sha256(digests.tobytes()).hexdigest()[:16]
+        with atomic_writer(self.folder / f"shard-{name}.npz") as file:
             np.savez(file, digests=digests, counts=counts, windows=windows)
-        temporary.replace(path)
         self._remember(digests, counts, windows)
 
     def table(self, texts: Sequence[str]) -> VectorTable:

@@ -6,6 +6,7 @@ the sequence classifier learns from readings as unsure as those it will meet on 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -115,12 +116,27 @@ class Workbench:
         )
         return BenignIndex(origins, centres)
 
+    def data_hash(self) -> str:
+        """SHA-256 over all that is learnt from: texts, composed and labelled streams, library."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            digest.update(text.encode("utf-8", "replace") + b"\0")
+        for fold in self.folds:
+            for streams in (fold.streams, fold.reference):
+                for array in (streams.offsets, streams.frame_id, streams.slot_id, streams.scalars):
+                    digest.update(np.ascontiguousarray(array).data)
+                digest.update(repr((streams.intents, streams.labels.tolist())).encode())
+        digest.update(repr(self.library).encode("utf-8", "replace"))
+        return digest.hexdigest()
+
     def stream_set(
         self, streams: FramedStreams, readers: Readers, longest: int | None = None
     ) -> StreamSet:
         """Streams as the classifier takes them."""
         intents = self.settings.intents
-        features = featurise(streams, self.texts, self.vectors, readers, len(intents), longest)
+        features = featurise(
+            streams, self.texts, self.vectors, self.ngrams, readers, len(intents), longest
+        )
         matrix, events = stream_targets(streams, intents, longest)
         return StreamSet(features, matrix, events)
 

@@ -7,20 +7,20 @@ import numpy as np
 from stillwatch.data.corpora import Source
 from stillwatch.data.simulator.content import INTENTS, Wrapper
 from stillwatch.data.simulator.materials import ROLE_INTENT, Materials
-from stillwatch.data.simulator.ordinary import compose_cover
+from stillwatch.data.simulator.ordinary import dilute
 from stillwatch.data.simulator.streams import (
+    MAX_EVENTS,
+    MIN_ATTACK_PROMPTS,
+    SHARES,
     Request,
     Stream,
     build_stream,
     draw,
+    draw_core_size,
     fill,
     interleave,
     pick_source,
 )
-
-SHARES = (1.0, 0.5, 0.25, 0.1)
-MIN_ATTACK_PROMPTS = 10
-MAX_EVENTS = 700
 
 
 def compose_attack(
@@ -34,29 +34,10 @@ def compose_attack(
 ) -> Stream:
     """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events,
     of which there are 16 to `longest`, at least enough for the attack prompts."""
-    most = max(longest * share, MIN_ATTACK_PROMPTS)
-    least = max(16 * share, MIN_ATTACK_PROMPTS)
-    harvest_size = round(np.exp(rng.uniform(np.log(least), np.log(most))))
-    harvest, kind = _harvest(rng, attack, intent, harvest_size)
-    parts = [harvest]
-    if share < 1:
-        cover_size = round(len(harvest) * (1 - share) / share)
-        parts.append(compose_cover(rng, cover, cover_size))
-    requests = _mix(rng, parts)
+    harvest, kind = _harvest(rng, attack, intent, draw_core_size(rng, share, longest))
+    requests = dilute(rng, cover, harvest, share)
     pace = str(rng.choice(["human", "machine", "burst", "product"]))
     return build_stream(rng, account_id, kind, requests, pace, (intent,))
-
-
-def _mix(rng: np.random.Generator, parts: list[list[Request]]) -> list[Request]:
-    """Evenly mixed, or the harvest within a stretch of the ordinary traffic."""
-    if len(parts) == 1 or rng.random() < 0.7:
-        return interleave(rng, parts)
-    harvest, cover = parts
-    start = int(rng.integers(0, max(len(cover) // 2, 1)))
-    stretch = min(len(cover), start + max(len(harvest), len(cover) // 3))
-    return [
-        *cover[:start], *interleave(rng, [harvest, cover[start:stretch]]), *cover[stretch:]
-    ]  # fmt: skip
 
 
 def _harvest(

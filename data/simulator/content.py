@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,9 @@ FAMILIES = {
     "cot_alternatives": "cot_harvesting",
     "cot_teacher": "cot_harvesting",
     "cot_agentic": "cot_harvesting",
+    "cot_confidence": "cot_harvesting",
+    "cot_selfquestion": "cot_harvesting",
+    "cot_process_labels": "cot_harvesting",
     "out_persona": "output_harvesting",
     "out_taskgen": "output_harvesting",
     "out_toolsweep": "output_harvesting",
@@ -46,6 +49,9 @@ FAMILIES = {
     "out_pairs": "output_harvesting",
     "out_variants": "output_harvesting",
     "out_longform": "output_harvesting",
+    "out_docqa": "output_harvesting",
+    "out_parallel": "output_harvesting",
+    "out_registers": "output_harvesting",
     "probe_benchmark": "capability_probing",
     "probe_boundary": "capability_probing",
     "probe_technique": "capability_probing",
@@ -53,6 +59,8 @@ FAMILIES = {
     "probe_consistency": "capability_probing",
     "probe_harness": "capability_probing",
     "probe_limits": "capability_probing",
+    "probe_format": "capability_probing",
+    "probe_knowledge": "capability_probing",
 }
 """Family of attack behaviour -> the intent that it serves."""
 
@@ -137,9 +145,10 @@ def load_products() -> tuple[Product, ...]:
     return read_products(Path(__file__).with_name("products.jsonl"))
 
 
-def read_wrappers(path: Path) -> tuple[Wrapper, ...]:
-    """The wrappers of a file. Raises InputError with the first fault and the number of others."""
-    return _read(path, Wrapper, ("family", "intent"), _wrapper_faults)
+def read_wrappers(path: Path, intents: Sequence[str] = INTENTS) -> tuple[Wrapper, ...]:
+    """The wrappers of a file, each of one of these intents. Raises InputError with the first
+    fault and the number of others."""
+    return _read(path, Wrapper, ("family", "intent"), partial(_wrapper_faults, intents))
 
 
 def read_products(path: Path) -> tuple[Product, ...]:
@@ -280,12 +289,12 @@ def _form_faults(fields: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
-def _wrapper_faults(fields: Mapping[str, Any]) -> Iterator[str]:
+def _wrapper_faults(intents: Sequence[str], fields: Mapping[str, Any]) -> Iterator[str]:
     family, intent = fields["family"], fields["intent"]
-    if family not in FAMILIES:
+    if family not in FAMILIES and intent in INTENTS:
         yield f"family must be of {', '.join(FAMILIES)}, however: {family!r}"
-    if intent not in INTENTS:
-        yield f"intent must be of {', '.join(INTENTS)}, however: {intent!r}"
+    if intent not in intents:
+        yield f"intent must be of {', '.join(intents)}, however: {intent!r}"
     elif FAMILIES.get(family, intent) != intent:
         yield f"intent must be {FAMILIES[family]} for {family}, however: {intent}"
 

@@ -10,14 +10,18 @@ from stillwatch.data.corpora import Source
 from stillwatch.data.simulator.content import Product
 from stillwatch.data.simulator.materials import Materials
 from stillwatch.data.simulator.streams import (
+    SHARES,
     Request,
     Stream,
     build_stream,
     draw,
+    draw_core_size,
     fill,
     interleave,
+    mix_into,
     pick_source,
 )
+from stillwatch.data.simulator.timing import PACES
 
 Composer = Callable[[np.random.Generator, Materials, int], list[Request]]
 
@@ -52,6 +56,29 @@ def compose_cover(rng: np.random.Generator, materials: Materials, size: int) -> 
     while len(requests) < size:
         requests += composer(rng, materials, size - len(requests))
     return requests[:size]
+
+
+def dilute(
+    rng: np.random.Generator, cover: Materials, core: list[Request], share: float
+) -> list[Request]:
+    """The core amid so much ordinary traffic that it is `share` of all."""
+    size = round(len(core) * (1 - share) / share)
+    return mix_into(rng, core, compose_cover(rng, cover, size) if size else [])
+
+
+def compose_twin(
+    rng: np.random.Generator, materials: Materials, account_id: str, longest: int
+) -> Stream:
+    """An ordinary account built as an attacking one is, with a product where that has its harvest:
+    of the same shares, lengths and covers. What tells them apart is what is asked for, and
+    neither the length of a stream nor that it is a mixture."""
+    share = SHARES[int(rng.integers(len(SHARES)))]
+    names = list(CORES)
+    weights = np.array([CORES[name][0] for name in names])
+    kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+    core = CORES[kind][1](rng, materials, draw_core_size(rng, share, longest))
+    requests = dilute(rng, materials, core, share)
+    return build_stream(rng, account_id, kind, requests, str(rng.choice(PACES)))
 
 
 def _phrase(rng: np.random.Generator, materials: Materials, kind: str, language: str) -> str:
@@ -254,4 +281,17 @@ KINDS: dict[str, tuple[float, Composer, tuple[int, int], tuple[str, ...]]] = {
     "redteam": (0.01, _redteam, (20, 200), ("human", "burst")),
     "curious": (0.03, _curious, (6, 120), ("human",)),
     "new_model": (0.02, _new_model, (4, 60), ("human", "burst")),
+}
+
+# What stands in a twin where an attacking account has its harvest: (weight, composer).
+CORES: dict[str, tuple[float, Composer]] = {
+    "product": (0.3, _product("product")),
+    "product_bare": (0.2, _product_bare),
+    "judge": (0.08, _product("judge", label="judge")),
+    "step_by_step": (0.08, _product("step_by_step", "tutoring")),
+    "audit": (0.05, _product("audit")),
+    "translation": (0.07, _product("translation", "multilingual")),
+    "coding_agent": (0.08, _product("coding_agent")),
+    "debugging": (0.04, _product("debugging")),
+    "prompt_library": (0.1, _product("prompt_library")),
 }

@@ -12,6 +12,11 @@ from stillwatch.data.events import Event
 from stillwatch.data.simulator.content import PromptForm
 from stillwatch.data.simulator.timing import request_times
 
+SHARES = (1.0, 0.5, 0.25, 0.1)
+"""Share of the events of an attacking account that attack prompts have."""
+MIN_ATTACK_PROMPTS = 10
+MAX_EVENTS = 700
+
 
 class Request(NamedTuple):
     """One composed request. `label` is the intent of an attack prompt or the kind of an ordinary
@@ -93,6 +98,22 @@ def interleave(rng: np.random.Generator, parts: list[list[Request]]) -> list[Req
     rng.shuffle(order)
     cursors = [iter(part) for part in parts]
     return [next(cursors[int(p)]) for p in order]
+
+
+def draw_core_size(rng: np.random.Generator, share: float, longest: int) -> int:
+    """Requests of a core that has this share of an account's 16 to `longest` events."""
+    most = max(longest * share, MIN_ATTACK_PROMPTS)
+    least = max(16 * share, MIN_ATTACK_PROMPTS)
+    return round(np.exp(rng.uniform(np.log(least), np.log(most))))
+
+
+def mix_into(rng: np.random.Generator, core: list[Request], cover: list[Request]) -> list[Request]:
+    """Evenly mixed, or the core within a stretch of the cover."""
+    if not cover or rng.random() < 0.7:
+        return interleave(rng, [core, cover])
+    start = int(rng.integers(0, max(len(cover) // 2, 1)))
+    stretch = min(len(cover), start + max(len(core), len(cover) // 3))
+    return [*cover[:start], *interleave(rng, [core, cover[start:stretch]]), *cover[stretch:]]
 
 
 def build_stream(

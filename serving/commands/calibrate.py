@@ -31,23 +31,12 @@ def calibrate(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the new bundle; new or empty.")
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The detector; default: the one in the package."),
-    ] = None,
-    format_name: Annotated[
-        str | None,
-        typer.Option("--format", metavar="NAME", help="As in stillwatch score; guessed."),
-    ] = None,
-    rejects: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Where lines that are no events are named, with why."),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first line that is no event.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that encode.")] = 1,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
+    bundle: intake.BundleOption = None,
+    format_name: intake.FormatOption = None,
+    rejects: intake.RejectsOption = None,
+    strict: intake.StrictOption = False,
+    threads: intake.ThreadsOption = 1,
+    no_progress: intake.NoProgressOption = False,
 ) -> None:
     """Set the thresholds from your own ordinary traffic, without labels, in a new bundle."""
     # Written so that NaN fails.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from stillwatch.serving.commands import intake
 
@@ -53,8 +51,8 @@ class _Judged:
 
 
 def demo(
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that encode.")] = 1,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
+    threads: intake.ThreadsOption = 1,
+    no_progress: intake.NoProgressOption = False,
 ) -> None:
     """Score a bundled sample log with the bundled detector and explain what it found."""
     from stillwatch.serving.commands.terminal import page

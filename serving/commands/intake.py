@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.serving.commands.terminal import Advance, progress, working
@@ -24,6 +26,28 @@ CHUNK_EVENTS = 256
 and Ctrl-C is heard within about a second."""
 
 COUNTED_EVENTS = 512
+
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="stillwatch, litellm, anthropic, openai_chat, openai_responses or parquet; "
+        "guessed if left out.",
+    ),
+]
+BundleOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The detector; default: the one in the package.")
+]
+RejectsOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Where lines that are no events are named, with why."),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first line that is no event.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, max=1024, help="Threads that encode.")]
+NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Show no progress.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,28 +30,12 @@ def score(
             metavar="FILE", help="One line of JSON an account goes here; - is standard output."
         ),
     ],
-    format_name: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="stillwatch, litellm, anthropic, openai_chat, openai_responses or parquet; "
-            "guessed if left out.",
-        ),
-    ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The detector; default: the one in the package."),
-    ] = None,
-    rejects: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Where lines that are no events are named, with why."),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first line that is no event.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that encode.")] = 1,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
+    format_name: intake.FormatOption = None,
+    bundle: intake.BundleOption = None,
+    rejects: intake.RejectsOption = None,
+    strict: intake.StrictOption = False,
+    threads: intake.ThreadsOption = 1,
+    no_progress: intake.NoProgressOption = False,
 ) -> None:
     """Score request logs: one line of JSON an account, written whole or not at all."""
     show = not no_progress

@@ -21,7 +21,6 @@ TEXT_CHARS = 300
 
 app = typer.Typer(help="The library of known attack prompts.", epilog=LIST_EXAMPLE)
 
-_BUNDLE = typer.Option(metavar="DIR", help="The detector; default: the one in the package.")
 _JSON = typer.Option("--json", help="One line of JSON each, texts whole.")
 
 
@@ -34,7 +33,7 @@ def _templates() -> None:
 def list_templates(
     intent: Annotated[str | None, typer.Option(help="Only this intent.")] = None,
     language: Annotated[str | None, typer.Option(help="Only this language, such as en.")] = None,
-    bundle: Annotated[Path | None, _BUNDLE] = None,
+    bundle: intake.BundleOption = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List the templates of a detector."""
@@ -67,7 +66,7 @@ def list_templates(
 def search(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A prompt, or a part of one.")],
     count: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many templates.")] = 5,
-    bundle: Annotated[Path | None, _BUNDLE] = None,
+    bundle: intake.BundleOption = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Search the template library for the known attack prompts most similar to a text.

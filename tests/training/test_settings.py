@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -36,9 +34,9 @@ def test_every_fault_is_told_at_once() -> None:
         "prevalence must lie in (0, 0.5), however: 0.0",
         "max_fpr must lie in (0, 0.5), however: 0.7",
         "calibration_folds must be 1 to 2, however: 9",
-        "attacks must not be negative, however: -1",
-        "test_ordinary must not be negative, however: -5",
-        "learning_rate must not be negative, however: -0.1",
+        "attacks must be finite and not negative, however: -1",
+        "test_ordinary must be finite and not negative, however: -5",
+        "learning_rate must be finite and not negative, however: -0.1",
         "width must be a multiple of heads, however: 30 and 4",
     ):
         assert fault in message
@@ -72,10 +70,9 @@ def test_no_limit_of_prompts_is_allowed() -> None:
     Settings(composition=Composition(source_prompts=None)).check()
 
 
-def test_what_is_saved_is_what_was_used(tmp_path: Path) -> None:
+def test_what_is_saved_is_what_was_used() -> None:
     settings = Settings(seed=7, intents=["probing", "other"], labelled=["logs/märz"])
-    settings.save(tmp_path / "config.yaml")
-    fields = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
+    fields = yaml.safe_load(settings.to_yaml())
     assert fields == settings.to_fields()
     assert fields["labelled"] == ["logs/märz"]
     assert next(iter(fields)) == "seed"
