@@ -35,6 +35,8 @@ LEAST_TEXTS = 3
 """and of no fewer than these."""
 SAMPLED_TEXTS = 40_000
 
+CARD_HEADING = "## Calibrated to a site"
+
 Chunks = Callable[[str], AbstractContextManager[Iterator[list[Event]]]]
 
 
@@ -95,7 +97,8 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
         origin="a site's own ordinary traffic",
     )
     fields = {**fields, "thresholds": thresholds.model_dump()}
-    content["README.md"] += _card_section(old, found, benign.sources.count(SITE)).encode()
+    card = content["README.md"].split(CARD_HEADING.encode())[0].rstrip() + b"\n"
+    content["README.md"] = card + _card_section(old, found, benign.sources.count(SITE)).encode()
     return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
 
 
@@ -104,7 +107,7 @@ def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
     return "\n".join(
         [
             "",
-            "## Calibrated to a site",
+            CARD_HEADING,
             f"From bundle {old.id} with a site's own ordinary traffic: {references} benign "
             f"references, and thresholds {found.enter:.6f} and {found.leave:.6f} in place of those "
             f"above. {found.above} of the {found.accounts} accounts that set them ever reached the "

@@ -31,7 +31,7 @@ def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, An
         f"{settings.composition.ordinary} ordinary accounts, seed {settings.seed}.",
         "",
         "## Figures",
-        "On composed accounts of folds whose sources, wrapper families and product trades were "
+        "On composed accounts of folds whose sources, wrappers and product trades were "
         f"left out of training ({settings.calibration_folds} folds, by the run of "
         "`stillwatch train` that made this bundle):",
         "",

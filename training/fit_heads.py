@@ -22,7 +22,7 @@ from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
-BANK_PER_ORIGIN = 24
+BANK_PER_ORIGIN = 40
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Composition:
     """How many streams are composed, and from what.
 
     Args:
-        folds: parts into which sources, wrapper families and product trades are dealt.
+        folds: parts into which sources, hands of wrappers and product trades are dealt.
         source_prompts: prompts taken of each source; null takes all.
         prompt_chars: longer prompts of a source are left out; windows make them dear to encode.
         attacks: attacking accounts composed in each fold for training.

@@ -81,6 +81,7 @@ MAX_SLOT_KINDS = 4
 MIN_FIXED_VALUES = 2
 MIN_VARIED_VALUES = 8
 
+_NUMBER = re.compile(r"-(\d+)-")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 """JSON in a template has a quote, a space or a line break after its brace, never a bare name."""
 
@@ -122,6 +123,14 @@ class Wrapper(PromptForm):
 
     family: str
     intent: str
+
+    @property
+    def hand(self) -> str:
+        """Those wrappers of a family that were written in one go, by the tens of their numbers
+        (01 to 19, 20 to 79, 80 on): others of the family share no phrase with them."""
+        found = _NUMBER.search(self.id)
+        number = int(found[1]) if found else 0
+        return f"{self.family}/{0 if number < 20 else 1 if number < 80 else 2}"
 
 
 @dataclass(frozen=True)

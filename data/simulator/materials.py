@@ -1,7 +1,7 @@
 """What streams are composed of: corpus sources, wrappers, products and phrases, in folds.
 
-A fold holds whole sources, whole wrapper families' halves and whole product trades, so that a
-detector can be tested on material of which it has seen nothing.
+A fold holds whole sources, whole hands of wrappers and whole product trades, so that a detector
+can be tested on material of which it has seen nothing.
 """
 
 from __future__ import annotations
@@ -174,13 +174,14 @@ class Materials:
 
 
 def split_folds(materials: Materials, folds: int) -> list[Materials]:
-    """Deal the materials into folds: each source, wrapper family and product trade whole.
+    """Deal the materials into folds: each source, wrapper hand and product trade whole.
 
     Sources are dealt by role, large ones first, so that each fold has some of each role where
-    there are enough; families by intent; phrases by position within kind and language.
+    there are enough; hands by intent, so that a fold's wrappers share no wording with the others',
+    though behaviours may recur; phrases by position within kind and language.
     """
     source_fold = _deal([(s.role, -len(s.prompts), s.name) for s in materials.sources], folds)
-    family_fold = _deal(sorted({(w.intent, 0, w.family) for w in materials.wrappers}), folds)
+    hand_fold = _deal(sorted({(w.intent, 0, w.hand) for w in materials.wrappers}), folds)
     trade_fold = _deal(
         [("trade", -sum(p.trade == t for p in materials.products), t)
          for t in sorted({p.trade for p in materials.products})], folds,
@@ -188,7 +189,7 @@ def split_folds(materials: Materials, folds: int) -> list[Materials]:
     return [
         Materials(
             tuple(s for s in materials.sources if source_fold[s.name] == fold),
-            tuple(w for w in materials.wrappers if family_fold[w.family] == fold),
+            tuple(w for w in materials.wrappers if hand_fold[w.hand] == fold),
             tuple(p for p in materials.products if trade_fold[p.trade] == fold),
             {kind: _every(phrases, fold, folds) for kind, phrases in materials.phrases.items()},
         )

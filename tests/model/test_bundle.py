@@ -109,6 +109,16 @@ def test_links_of_either_kind_are_refused(
         load_bundle(folder)
 
 
+def test_the_package_s_own_bundle_may_be_hard_linked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.link(folder / MANIFEST, folder.parent / "cache")
+    with pytest.raises(BundleError, match="linked"):
+        load_bundle(folder)
+    monkeypatch.setattr("stillwatch.model.bundle.released_bundle", lambda: folder.resolve())
+    assert load_bundle(folder).manifest.intents
+
+
 def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
     (folder / "templates.jsonl").unlink()
     (folder / "templates.jsonl").mkdir()
@@ -116,10 +126,10 @@ def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("found", [0, 2, "1", None])
+@pytest.mark.parametrize("found", [0, 1, "2", None])
 def test_another_format_is_refused(folder: Path, found: object) -> None:
     edit_manifest(folder, lambda fields: fields.update(format=found))
-    with pytest.raises(BundleError, match=f"format must be 1, however: {found}"):
+    with pytest.raises(BundleError, match=f"format must be 2, however: {found}"):
         load_bundle(folder)
 
 
@@ -144,6 +154,10 @@ def test_unknown_missing_and_wrong_fields_of_the_manifest_are_named(folder: Path
         (lambda fields: fields.pop("intents"), "intents"),
         (lambda fields: fields["encoder"].pop("golden"), r"encoder\.golden"),
         (lambda fields: fields["thresholds"].update(enter="high"), r"thresholds\.enter"),
+        (lambda fields: fields["thresholds"].update(enter=float("nan")), r"thresholds\.enter"),
+        (lambda fields: fields["thresholds"].update(enter=1.0), r"thresholds\.enter"),
+        (lambda fields: fields["thresholds"].update(leave=0.9), "thresholds: .*leave must not"),
+        (lambda fields: fields["calibration"]["risk"].update(slope=0.0), r"calibration\.risk"),
     ]
     for change, place in changes:
         (folder / MANIFEST).write_text(whole)
@@ -257,9 +271,9 @@ def test_the_bytes_that_were_checked_are_the_bytes_that_are_used(
     reads: list[str] = []
     read_plain = bundle_module._read_plain
 
-    def counted(path: Path) -> bytes:
+    def counted(path: Path, hard_links: bool) -> bytes:
         reads.append(path.name)
-        return read_plain(path)
+        return read_plain(path, hard_links)
 
     monkeypatch.setattr(bundle_module, "_read_plain", counted)
     loaded = load_bundle(folder)

@@ -34,7 +34,6 @@ DISGUISES = {
     "zero-width space": "\u200b".join(PLAIN),
     "zero-width joiners": "\u200d\u200c\u2060\ufeff".join(PLAIN),
     "soft hyphen": "\u00ad".join(PLAIN),
-    "tag characters": PLAIN + "".join(chr(0xE0000 + ord(char)) for char in "Be brief."),
     "tags between": "\U000e0041".join(PLAIN),
     "right-to-left override": f"\u202e{PLAIN}\u202c",
     "isolates and marks": PLAIN.replace(" ", "\u2067\u2069 \u200e"),
@@ -56,6 +55,12 @@ DISGUISES = {
     "blanks": PLAIN.replace(" ", " \t\u00a0\u2003\u3000\u2800"),
     "space around": f"\n\n \t{PLAIN}\r\n ",
 }
+
+
+def test_words_in_tag_characters_are_written_out() -> None:
+    hidden = "".join(chr(0xE0000 + ord(char)) for char in "Be brief.")
+    assert normalise(PLAIN + hidden) == f"{PLAIN} Be brief."
+    assert normalise(hidden) == "Be brief."
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)

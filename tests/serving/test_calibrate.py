@@ -119,8 +119,20 @@ def test_calibrating_again_replaces_the_references(made: Calibrated, tmp_path: P
     scorer = Scorer(made.bundle, TinyEncoder())
     again = calibrate(scorer, chunks_of(EVENTS), tmp_path / "again", RATE)
     assert again.bundle.manifest.benign_sources == made.bundle.manifest.benign_sources
-    assert again.bundle.content == made.bundle.content
+    card = "README.md"
+    assert {k: v for k, v in again.bundle.content.items() if k != card} == {
+        k: v for k, v in made.bundle.content.items() if k != card
+    }
+    assert again.bundle.content[card].count(b"## Calibrated") == 1
     assert again.threshold == made.threshold
+
+
+def test_the_card_tells_of_the_calibration(bundle: Bundle, made: Calibrated) -> None:
+    card = made.bundle.content["README.md"].decode()
+    assert card.startswith(bundle.content["README.md"].decode())
+    assert f"From bundle {bundle.id}" in card
+    assert f"{made.threshold.enter:.6f}" in card
+    assert f"{made.threshold.above} of the {made.threshold.accounts} accounts" in card
 
 
 def test_the_log_is_read_twice_and_in_pieces_of_any_size(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stillwatch.data.errors import BundleError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
 from stillwatch.serving import accounts
@@ -94,21 +95,26 @@ def test_flags_enter_high_and_leave_low(tmp_path: Path) -> None:
     risk = np.array([verdict.risk for verdict in plain])
     enter, leave = float(np.quantile(risk, 0.7)), float(np.quantile(risk, 0.4))
     found = Scorer(tiny_bundle(tmp_path / "b", enter, leave), TinyEncoder()).update(events)
-    flagged: dict[str, int | None] = {}
-    kept_between = 0
+    flagged: dict[str, bool] = {}
+    first: dict[str, int] = {}
+    peak: dict[str, float] = {}
+    kept_between = left = 0
     for verdict in found:
-        before = flagged.get(verdict.account_id)
-        if verdict.risk >= enter:
-            expected = before or verdict.events
-        elif verdict.risk < leave:
-            expected = None
-        else:
-            expected = before
-            kept_between += before is not None
-        assert verdict.flagged_after == expected
-        assert verdict.flagged == (expected is not None)
-        flagged[verdict.account_id] = expected
+        name = verdict.account_id
+        before = flagged.get(name, False)
+        expected = verdict.risk >= enter or (before and verdict.risk >= leave)
+        kept_between += before and leave <= verdict.risk < enter
+        left += before and not expected
+        if expected:
+            first.setdefault(name, verdict.events)
+        peak[name] = max(peak.get(name, 0.0), verdict.risk)
+        assert verdict.flagged == expected
+        # What was once flagged stays known when ordinary traffic has taken the flag away.
+        assert verdict.flagged_after == first.get(name)
+        assert verdict.peak_risk == pytest.approx(peak[name], abs=1e-6)
+        flagged[name] = expected
     assert kept_between > 0
+    assert left > 0
 
 
 def test_a_text_past_the_cap_is_reported(bundle: Bundle) -> None:
@@ -142,14 +148,85 @@ def test_signals_that_were_forgotten_come_back_the_same(
 
 def test_the_account_table_spans_blocks() -> None:
     table = accounts.AccountTable(np.dtype([("value", "<i8")]), block=3)
-    rows = np.array([table.row(f"a{number}") for number in range(10)])
-    assert table.row("a4") == 4
-    records = table.gather(rows)
-    records["value"] = rows * 10
-    table.scatter(rows[::-1], records[::-1])
-    table.record(7)["value"] += 1
-    assert table.gather(np.array([9, 7, 0]))["value"].tolist() == [90, 71, 0]
-    assert list(table.names) == [f"a{number}" for number in range(10)]
+    names = [f"a{number}" for number in range(10)]
+    first = table.check_out(names)
+    first.records["value"] = np.arange(10) * 10
+    table.put_back(first)
+    second = table.check_out(["a7", "a2"])
+    second.records["value"] += 1
+    assert table.record(table.row("a7"))["value"] == 70
+    table.put_back(second)
+    found = table.check_out(["a9", "a7", "a0", "new"]).records["value"]
+    assert found.tolist() == [90, 71, 0, 0]
+    assert list(table.names) == names
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_what_fails_halfway_changes_no_account(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = make_events()
+    expected = scorer(bundle).update(events)
+    tried = scorer(bundle)
+    tried.ingest(events[:40])
+
+    def fail(texts: list[str]) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tried.encoder, "encode", fail)
+        with pytest.raises(Interrupted):
+            tried.ingest([*events[40:], Event("x", "unheard of", 1.8e9, "another prompt")])
+    with pytest.raises(KeyError):
+        tried.verdict("unheard of")
+    found = tried.update(events[40:])
+    assert [v.risk for v in found] == pytest.approx([v.risk for v in expected[40:]], abs=1e-5)
+    assert [v.events for v in found] == [v.events for v in expected[40:]]
+
+
+def test_more_events_than_a_chunk_are_scored_alike(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = make_events()
+    expected = scorer(bundle).update(events)
+    monkeypatch.setattr("stillwatch.serving.scorer.CHUNK_EVENTS", 7)
+    found = scorer(bundle).update(iter(events))
+    assert [v.risk for v in found] == pytest.approx([v.risk for v in expected], abs=1e-5)
+
+
+def test_a_repeated_prompt_is_evidence_once(bundle: Bundle) -> None:
+    scored = scorer(bundle)
+    repeats = [Event(f"r{n}", "a", 1.7e9 + n, "one and the same request") for n in range(8)]
+    scored.ingest([*repeats, Event("other", "a", 1.8e9, "something else entirely")])
+    assert sorted(item.event_id for item in scored.verdict("a").evidence) == ["other", "r0"]
+
+
+def test_a_prompt_past_the_longest_is_read_at_both_ends_and_reported(bundle: Bundle) -> None:
+    scored = scorer(bundle)
+    filler = "word " * 60_000
+    scored.ingest([Event("e1", "a", 1.7e9, f"begin {filler} end")])
+    assert scored.verdict("a").truncated == 1
+
+
+@pytest.mark.parametrize("field", ["features", "classes"])
+def test_a_bundle_of_other_features_is_refused(bundle: Bundle, field: str) -> None:
+    names = [*getattr(bundle.manifest, field)]
+    names[2] = "of another version"
+    manifest = bundle.manifest.model_copy(update={field: names})
+    with pytest.raises(BundleError, match=f"{field} must be those of this version.*another"):
+        Scorer(replace(bundle, manifest=manifest), TinyEncoder())
+
+
+def test_a_bundle_must_calibrate_every_intent(bundle: Bundle) -> None:
+    calibration = bundle.manifest.calibration.model_copy(
+        update={"intents": bundle.manifest.calibration.intents[1:]}
+    )
+    manifest = bundle.manifest.model_copy(update={"calibration": calibration})
+    with pytest.raises(BundleError, match="must calibrate 3 intents, however: 2"):
+        Scorer(replace(bundle, manifest=manifest), TinyEncoder())
 
 
 def test_an_unknown_account_is_a_key_error(bundle: Bundle) -> None:
