@@ -44,7 +44,7 @@ def _harvest(
     rng: np.random.Generator, materials: Materials, intent: str, size: int
 ) -> tuple[list[Request], str]:
     """The attack prompts, and a name of the behaviour."""
-    wrappers = tuple(w for w in materials.wrappers if w.intent == intent)
+    wrappers = tuple(w for w in materials.wrappers if w.intent == intent and w.variety >= size)
     bare = tuple(s for s in materials.sources if ROLE_INTENT.get(s.role) == intent)
     bare_chance = 0.15 if intent == "cot_harvesting" else 0.5
     if bare and (not wrappers or rng.random() < bare_chance):

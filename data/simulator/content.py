@@ -10,6 +10,7 @@ those of `fix` are drawn once an account, those of `vary` at each event. Each fo
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,11 @@ class PromptForm:
     slots: tuple[str, ...]
     fix: Mapping[str, tuple[str, ...]] = field(hash=False)
     vary: Mapping[str, tuple[str, ...]] = field(hash=False)
+
+    @property
+    def variety(self) -> float:
+        """Different prompts that one account can make of it."""
+        return math.inf if self.slots else math.prod(len(own) for own in self.vary.values())
 
     def fixed(self, rng: np.random.Generator) -> dict[str, str]:
         """The variables that an account draws once."""

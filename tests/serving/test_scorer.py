@@ -161,7 +161,7 @@ def test_the_account_table_spans_blocks() -> None:
     assert list(table.names) == names
 
 
-class Interrupted(Exception):
+class BrokenEncoderError(Exception):
     pass
 
 
@@ -174,11 +174,11 @@ def test_what_fails_halfway_changes_no_account(
     tried.ingest(events[:40])
 
     def fail(texts: list[str]) -> None:
-        raise Interrupted
+        raise BrokenEncoderError
 
     with monkeypatch.context() as broken:
         broken.setattr(tried.encoder, "encode", fail)
-        with pytest.raises(Interrupted):
+        with pytest.raises(BrokenEncoderError):
             tried.ingest([*events[40:], Event("x", "unheard of", 1.8e9, "another prompt")])
     with pytest.raises(KeyError):
         tried.verdict("unheard of")
