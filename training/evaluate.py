@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.data.files import atomic_writer
-from stillwatch.data.simulator.attacks import SHARES
+from stillwatch.data.simulator.streams import SHARES
 from stillwatch.training.evaluation import (
     REFERENCE_SIXTH,
     THRESHOLD_SIXTH,

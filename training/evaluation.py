@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stillwatch.data.simulator.attacks import MAX_EVENTS, SHARES, compose_attack
+from stillwatch.data.simulator.attacks import compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
 from stillwatch.data.simulator.phrases import Phrase
-from stillwatch.data.simulator.streams import Stream
+from stillwatch.data.simulator.streams import MAX_EVENTS, SHARES, Stream
 from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
 from stillwatch.training.composition import (
     PARTS,

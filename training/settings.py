@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stillwatch.data.errors import ConfigError
+from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
     ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "test_attacks",
@@ -136,6 +137,7 @@ class Settings:
                     faults.append(f"{item.name} must be finite and not negative, however: {value}")
                 elif value == 0 and item.name in _NEVER_ZERO:
                     faults.append(f"{item.name} must be above 0, however: {value}")
+        faults += self._calibration_faults()
         if self.seed < 0:
             faults.append(f"seed must not be negative, however: {self.seed}")
         if self.optimisation.dropout >= 1:
@@ -147,6 +149,16 @@ class Settings:
             )
         if faults:
             raise ConfigError("; ".join(faults) + "; correct the configuration")
+
+    def _calibration_faults(self) -> list[str]:
+        """Before a long training, not after it: enough accounts for the rate asked for."""
+        accounts = self.calibration_folds * self.composition.ordinary
+        if not 0 < self.max_fpr < 0.5 or accounts >= accounts_needed(self.max_fpr):
+            return []
+        return [
+            f"calibration_folds times composition.ordinary must be {accounts_needed(self.max_fpr)} "
+            f"or more for a max_fpr of {self.max_fpr:g}, however: {accounts}"
+        ]
 
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from stillwatch.data.corpora import Source
-from stillwatch.data.simulator.content import INTENTS, Wrapper
+from stillwatch.data.simulator.content import Wrapper
 from stillwatch.data.simulator.materials import ROLE_INTENT, Materials
 from stillwatch.data.simulator.ordinary import dilute
 from stillwatch.data.simulator.streams import (
     MAX_EVENTS,
-    MIN_ATTACK_PROMPTS,
-    SHARES,
     Request,
     Stream,
     build_stream,
@@ -97,6 +95,3 @@ def _wrapped(
     number = int(rng.integers(1, min(len(chosen), 4) + 1))
     picked = tuple(chosen[int(p)] for p in rng.permutation(len(chosen))[:number])
     return fill(rng, wrapper, picked, size, wrapper.intent, True, wrapper.family)
-
-
-__all__ = ["INTENTS", "MAX_EVENTS", "MIN_ATTACK_PROMPTS", "SHARES", "compose_attack"]

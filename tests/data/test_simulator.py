@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 
 from stillwatch.data.corpora import ROLES, CorpusPrompt, Source
-from stillwatch.data.simulator.attacks import (
-    MAX_EVENTS,
-    MIN_ATTACK_PROMPTS,
-    SHARES,
-    compose_attack,
-)
+from stillwatch.data.simulator.attacks import compose_attack
 from stillwatch.data.simulator.benchlog import distinct_events, repeated_events
 from stillwatch.data.simulator.content import INTENTS, load_products, load_wrappers
 from stillwatch.data.simulator.materials import (
@@ -25,9 +20,17 @@ from stillwatch.data.simulator.materials import (
     source_slots,
     split_folds,
 )
-from stillwatch.data.simulator.ordinary import KINDS, compose_cover, compose_ordinary
+from stillwatch.data.simulator.ordinary import KINDS, compose_cover, compose_ordinary, compose_twin
 from stillwatch.data.simulator.phrases import load_phrases
-from stillwatch.data.simulator.streams import Request, Stream, draw, interleave
+from stillwatch.data.simulator.streams import (
+    MAX_EVENTS,
+    MIN_ATTACK_PROMPTS,
+    SHARES,
+    Request,
+    Stream,
+    draw,
+    interleave,
+)
 from stillwatch.data.simulator.timing import PACES, START_S, request_times
 
 FOLDS = 3
@@ -145,6 +148,28 @@ def test_ordinary_accounts_hold_no_attack_prompts(materials: Materials, kind: st
         assert set(stream.labels) <= ORDINARY_LABELS
 
 
+def test_twins_are_built_as_attacks_are(materials: Materials) -> None:
+    rng = np.random.default_rng(12)
+    twins = [compose_twin(rng, materials, f"t{n}", MAX_EVENTS) for n in range(200)]
+    attacks = [
+        compose_attack(rng, materials, materials, f"a{n}", INTENTS[n % 3], SHARES[n % 4])
+        for n in range(200)
+    ]
+    assert not any(twin.intents or twin.attack.any() for twin in twins)
+    assert {label for twin in twins for label in twin.labels} <= ORDINARY_LABELS
+    for quantile in (0.1, 0.5, 0.9):
+        own, other = (
+            np.quantile(np.log([len(stream.events) for stream in streams]), quantile)
+            for streams in (twins, attacks)
+        )
+        assert own == pytest.approx(other, abs=0.35)
+    mixed = [
+        sum("phrases" in stream.origins for stream in streams) / len(streams)
+        for streams in (twins, attacks)
+    ]
+    assert mixed[0] == pytest.approx(mixed[1], abs=0.12)
+
+
 def test_products_are_not_fed_with_what_attacks_ask(materials: Materials) -> None:
     roles = {source.name: source.role for source in materials.sources}
     for kind in ("product_bare", "translation", "audit", "multilingual"):
@@ -195,7 +220,7 @@ def test_folds_share_nothing_and_leave_nothing_out(
     assert len(folds) == FOLDS
     parts = {
         "sources": [{source.name for source in fold.sources} for fold in folds],
-        "families": [{wrapper.family for wrapper in fold.wrappers} for fold in folds],
+        "hands": [{wrapper.hand for wrapper in fold.wrappers} for fold in folds],
         "wrappers": [{wrapper.id for wrapper in fold.wrappers} for fold in folds],
         "trades": [{product.trade for product in fold.products} for fold in folds],
         "products": [{product.id for product in fold.products} for fold in folds],
@@ -203,7 +228,7 @@ def test_folds_share_nothing_and_leave_nothing_out(
     }
     whole = {
         "sources": {source.name for source in materials.sources},
-        "families": {wrapper.family for wrapper in materials.wrappers},
+        "hands": {wrapper.hand for wrapper in materials.wrappers},
         "wrappers": {wrapper.id for wrapper in materials.wrappers},
         "trades": {product.trade for product in materials.products},
         "products": {product.id for product in materials.products},

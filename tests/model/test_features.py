@@ -95,7 +95,9 @@ def test_names_stand_at_their_values() -> None:
     event["slot"][0, LAYOUT.lexical] = -np.arange(len(CLASSES))
     event["slot"][0, LAYOUT.dense.start] = 40
     found = named(step(state, event))
-    assert (found[f"frame.dense.{CLASSES[0]}"], found[f"mean.dense.{CLASSES[0]}"]) == (0, 40)
+    # What is asked for is the frame's reading; the slot's own is kept beside it.
+    assert found[f"frame.dense.{CLASSES[0]}"] == found[f"mean.asked.dense.{CLASSES[0]}"] == 0
+    assert found[f"mean.slot.dense.{CLASSES[0]}"] == 40
     state = empty_state(1)
     event["slot"][0, LAYOUT.dense.start] = 0
     found = named(step(state, event))
@@ -103,9 +105,10 @@ def test_names_stand_at_their_values() -> None:
         assert found[f"frame.dense.{name}"] == number
         assert found[f"slot.ngram.{name}"] == -number
         assert found[f"slot.dense.{name}"] == 0
-        assert found[f"mean.dense.{name}"] == found[f"recent.dense.{name}"] == number
-        # The frame's n-gram logits are 0, those of the slot below it: the larger one counts.
-        assert found[f"mean.ngram.{name}"] == 0
+        for stat in ("mean", "recent"):
+            assert found[f"{stat}.asked.dense.{name}"] == number
+            assert found[f"{stat}.slot.dense.{name}"] == found[f"{stat}.asked.ngram.{name}"] == 0
+            assert found[f"{stat}.slot.ngram.{name}"] == -number
     assert (found["frame.template"], found["slot.benign"]) == (0.5, 0.125)
     assert (found["mean.frame.template"], found["mean.slot.benign"]) == (0.5, 0.125)
     assert found["temperature"] == pytest.approx(0.7)
@@ -199,7 +202,7 @@ def test_a_long_stream_of_any_signal_stays_finite(value: float) -> None:
     for number in range(200):
         features = step(state, one_event(1.7e9 + number, frame_hash=number % 3, fill=value))
     assert np.isfinite(features).all()
-    assert named(features)["mean.dense.person"] == pytest.approx(value, rel=2e-3)
+    assert named(features)["mean.asked.dense.person"] == pytest.approx(value, rel=2e-3)
 
 
 def test_a_hundred_thousand_events_keep_mean_and_spread() -> None:
@@ -213,8 +216,8 @@ def test_a_hundred_thousand_events_keep_mean_and_spread() -> None:
         event["slot"][0, LAYOUT.dense] = rng.normal(2.0, 1.5, len(CLASSES))
         event["slot"][0, LAYOUT.lexical] = rng.normal(2.0, 1.5, len(CLASSES))
         found = named(step(state, event))
-    assert found["mean.dense.person"] == pytest.approx(2.0, abs=0.02)
-    assert found["spread.ngram.person"] == pytest.approx(1.5, abs=0.02)
+    assert found["mean.asked.dense.person"] == pytest.approx(2.0, abs=0.02)
+    assert found["spread.slot.ngram.person"] == pytest.approx(1.5, abs=0.02)
 
 
 def test_the_strongest_evidence_is_kept() -> None:
@@ -229,19 +232,19 @@ def test_the_strongest_evidence_is_kept() -> None:
     best = np.sort(values)[::-1]
     np.testing.assert_allclose(np.sort(state["top"][0, 0])[::-1], best[:TOP])
     intent = INTENTS[0]
-    assert found[f"top1.{intent}"] == pytest.approx(best[0])
-    assert found[f"top3.{intent}"] == pytest.approx(best[:3].mean())
-    assert found[f"top8.{intent}"] == pytest.approx(best[:8].mean())
-    assert found[f"strong_share.{intent}"] == pytest.approx(0.5)
-    assert found[f"strong_share.{INTENTS[1]}"] == 0
+    assert found[f"top1.asked.{intent}"] == pytest.approx(best[0])
+    assert found[f"top3.slot.{intent}"] == pytest.approx(best[:3].mean())
+    assert found[f"top8.asked.{intent}"] == pytest.approx(best[:8].mean())
+    assert found[f"strong_share.asked.{intent}"] == pytest.approx(0.5)
+    assert found[f"strong_share.slot.{INTENTS[1]}"] == 0
 
 
 def test_a_single_weak_event_is_no_evidence() -> None:
     event = one_event()
     event["slot"][0, LAYOUT.dense] = event["slot"][0, LAYOUT.lexical] = -3
     found = named(step(empty_state(1), event))
-    assert found[f"top1.{INTENTS[0]}"] == -3
-    assert found[f"top8.{INTENTS[0]}"] < -5
+    assert found[f"top1.slot.{INTENTS[0]}"] == -3
+    assert found[f"top8.slot.{INTENTS[0]}"] < -5
 
 
 def test_likeness_to_the_past_is_that_of_the_slot() -> None:

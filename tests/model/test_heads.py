@@ -51,7 +51,7 @@ def vectors(count: int, seed: int = 1) -> np.ndarray:
 
 
 def test_classes_are_the_intents_in_order_and_then_ordinary_ones() -> None:
-    assert (*INTENTS, "person", "product", "judge") == CLASSES
+    assert (*INTENTS, "any_intent", "person", "product", "judge") == CLASSES
     assert PLACES == ("frame", "slot")
 
 

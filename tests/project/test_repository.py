@@ -15,9 +15,9 @@ def _faults(root: Path, files: list[Path], *patterns: re.Pattern[str]) -> list[s
     faults = []
     for file in files:
         raw = (root / file).read_bytes()
-        if b"\0" in raw:  # not text
-            continue
-        for number, line in enumerate(raw.decode("utf-8").split("\n"), start=1):
+        # What is no text, such as an exported model, may hold strings all the same.
+        encoding = "latin-1" if b"\0" in raw else "utf-8"
+        for number, line in enumerate(raw.decode(encoding).split("\n"), start=1):
             for pattern in patterns:
                 if found := pattern.search(line):
                     faults.append(f"{file}:{number} holds {found.group()!r}")

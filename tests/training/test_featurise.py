@@ -17,6 +17,7 @@ from stillwatch.model.heads import IntentHeads, class_names
 from stillwatch.model.templates import BenignIndex, TemplateIndex
 from stillwatch.serving.scorer import Scorer
 from stillwatch.training.featurise import Readers, featurise
+from stillwatch.training.fit_heads import NgramTable
 from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
 from stillwatch.training.vectors import VectorCache, VectorTable
 from tests.support import DIMENSIONS, INTENTS, WINDOW_WORDS, TinyEncoder, make_events, tiny_bundle
@@ -113,7 +114,9 @@ def test_training_and_serving_compute_the_same_features(bundle: Bundle, tmp_path
     events = [*make_events(accounts=6, each=25), *odd_events()]
     streams = streams_of(events)
     own, table, vectors = framed(streams, tmp_path)
-    trained = featurise(own, table.texts, vectors, readers_of(bundle), len(INTENTS))
+    trained = featurise(
+        own, table.texts, vectors, NgramTable(table.texts), readers_of(bundle), len(INTENTS)
+    )
     expected = served(bundle, events)
     assert [len(rows) for rows in trained] == [25] * 6 + [len(odd_events())]
     for stream, rows in zip(streams, trained, strict=True):
@@ -136,8 +139,11 @@ def test_training_and_serving_compute_the_same_features(bundle: Bundle, tmp_path
 def test_the_first_events_are_the_same_without_the_rest(bundle: Bundle, tmp_path: Path) -> None:
     own, table, vectors = framed(streams_of(make_events(accounts=4, each=20)), tmp_path)
     readers = readers_of(bundle)
-    whole = featurise(own, table.texts, vectors, readers, len(INTENTS))
-    cut = featurise(own, table.texts, vectors, readers, len(INTENTS), longest=7)
+    ngrams = NgramTable(table.texts)
+    whole = featurise(own, table.texts, vectors, ngrams, readers, len(INTENTS))
+    cut = featurise(
+        own, table.texts, vectors, NgramTable(table.texts), readers, len(INTENTS), longest=7
+    )
     for rows, first in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(rows[:7], first)
 
@@ -148,10 +154,12 @@ def test_streams_do_not_know_each_other(bundle: Bundle, tmp_path: Path) -> None:
     readers = readers_of(bundle)
     streams = streams_of(uneven)
     own, table, vectors = framed(streams, tmp_path)
-    together = featurise(own, table.texts, vectors, readers, len(INTENTS))
+    together = featurise(own, table.texts, vectors, NgramTable(table.texts), readers, len(INTENTS))
     for stream, rows in zip(streams, together, strict=True):
         alone, own_table, own_vectors = framed([stream], tmp_path)
-        (found,) = featurise(alone, own_table.texts, own_vectors, readers, len(INTENTS))
+        (found,) = featurise(
+            alone, own_table.texts, own_vectors, NgramTable(own_table.texts), readers, len(INTENTS)
+        )
         np.testing.assert_allclose(found.astype(np.float32), rows, rtol=2e-3, atol=2e-3)
 
 

@@ -24,7 +24,7 @@ from tests.support import INTENTS
 
 CLASSES = class_names(INTENTS)
 DIMENSIONS = 24
-WORDS = ["alpha", "bravo", "cedar", "delta", "ember", "frost"]
+WORDS = ["alpha", "bravo", "cedar", "delta", "ember", "frost", "gravel"]
 
 
 def table_of(means: np.ndarray) -> VectorTable:
@@ -53,7 +53,7 @@ def dense_logits(examples: Examples, vectors: VectorTable) -> np.ndarray:
 
 
 def test_a_separable_toy_is_learnt_by_both_readings() -> None:
-    examples, vectors, texts = toy([25] * 6, noise=0.1)
+    examples, vectors, texts = toy([25] * 7, noise=0.1)
     heads = fit_heads((examples, examples), vectors, NgramTable(texts))
     wanted = examples.target.argmax(axis=1)
     for place in (0, 1):
@@ -68,9 +68,9 @@ def test_a_separable_toy_is_learnt_by_both_readings() -> None:
 
 
 def test_a_rare_class_is_as_likely_as_a_common_one() -> None:
-    examples, vectors, texts = toy([400, 12, 60, 60, 60, 60], noise=0.1)
+    examples, vectors, texts = toy([400, 12, 60, 60, 60, 60, 60], noise=0.1)
     logits = dense_logits(examples, vectors)
-    own = [logits[examples.target[:, c] > 0, c].mean() for c in range(6)]
+    own = [logits[examples.target[:, c] > 0, c].mean() for c in range(7)]
     assert min(own) > 1
     # With nothing to learn from, the odds are even whatever the frequency.
     blind = table_of(np.ones((len(texts), DIMENSIONS)))
@@ -78,7 +78,7 @@ def test_a_rare_class_is_as_likely_as_a_common_one() -> None:
 
 
 def test_weights_of_examples_count() -> None:
-    examples, vectors, texts = toy([50] * 6, noise=0.1)
+    examples, vectors, texts = toy([50] * 7, noise=0.1)
     rng = np.random.default_rng(1)
     wrong = rng.permutation(len(texts))[:120]
     target = examples.target.copy()
@@ -90,7 +90,7 @@ def test_weights_of_examples_count() -> None:
 
 
 def test_the_fit_is_the_same_each_time() -> None:
-    examples, vectors, _ = toy([20] * 6, noise=0.4)
+    examples, vectors, _ = toy([20] * 7, noise=0.4)
     first, second = dense_logits(examples, vectors), dense_logits(examples, vectors)
     np.testing.assert_array_equal(first, second)
 
@@ -120,31 +120,38 @@ def framed(
 
 def test_examples_are_distinct_texts_with_the_classes_they_stood_in() -> None:
     attack = framed(
-        [7, 7, -1], [0, 1, 2], [INTENTS[0], INTENTS[0], "person"], ["wrap", "wrap", "chat"], True
+        [7, 7, -1, -1, -1],
+        [0, 1, 1, 2, 2],
+        [INTENTS[0], INTENTS[0], INTENTS[0], "person", "person"],
+        ["wrap", "wrap", "wrap", "chat", "chat"],
+        True,
     )
-    ordinary = framed([7, -1], [0, 0], ["product", "product"], ["shop", "shop"], False)
+    ordinary = framed([7, -1], [3, 0], ["product", "product"], ["shop", "shop"], False)
     rng = np.random.default_rng(0)
     slots = collect_examples([attack, ordinary], 1, CLASSES, 100, rng)
     found = {
         (int(text), CLASSES[int(own.argmax())])
         for text, own in zip(slots.text_id, slots.target, strict=True)
     }
-    assert found == {(0, INTENTS[0]), (1, INTENTS[0]), (2, "person"), (0, "product")}
-    assert len(slots.text_id) == 4
-    assert (slots.target.sum(axis=1) == 1).all()
+    # Text 0 as an attack's slot and text 3 stand within a frame: they say nothing by themselves.
+    assert found == {(1, INTENTS[0]), (2, "person"), (0, "product")}
+    assert len(slots.text_id) == 3
+    attacks = slots.target[:, : len(INTENTS)].sum(axis=1)
+    np.testing.assert_array_equal(slots.target[:, CLASSES.index("any_intent")], attacks)
+    np.testing.assert_array_equal(slots.target.sum(axis=1), 1 + attacks)
     frames = collect_examples([attack, ordinary], 0, CLASSES, 100, rng)
     assert frames.text_id.tolist() == [7, 7]
     assert {CLASSES[int(own.argmax())] for own in frames.target} == {INTENTS[0], "product"}
 
 
-def test_an_origin_counts_by_the_root_of_its_texts() -> None:
+def test_every_origin_counts_alike() -> None:
     count = 100
     large = framed([-1] * count, list(range(count)), ["person"] * count, ["large"] * count, False)
     small = framed([-1] * 4, list(range(200, 204)), ["product"] * 4, ["small"] * 4, False)
     rng = np.random.default_rng(0)
     found = collect_examples([large, small], 1, CLASSES, 1000, rng)
     sums = [found.weight[found.text_id < 200].sum(), found.weight[found.text_id >= 200].sum()]
-    assert sums[0] / sums[1] == pytest.approx(10 / 2, rel=1e-5)
+    assert sums[0] / sums[1] == pytest.approx(1, rel=1e-5)
     assert found.weight.mean() == pytest.approx(1, rel=1e-5)
     few = collect_examples([large, small], 1, CLASSES, 30, rng)
     assert len(set(few.text_id.tolist())) == 30

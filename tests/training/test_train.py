@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.writers import write_events
 from stillwatch.serving.scorer import Scorer
 from stillwatch.training import cli
+from stillwatch.training.datamodule import StreamSet
+from stillwatch.training.fit_classifier import fit_classifier
+from stillwatch.training.settings import Optimisation, Settings
 from tests.support import make_events
 
 ROLES = ("attack_harvest", "attack_probe", "attack_boundary", "chat", "app", "lookalike")
 PROMPTS = 40
 SMALL = """
 seed: 3
+max_fpr: 0.2
 calibration_folds: 1
 composition: {folds: 3, attacks: 18, ordinary: 24, reference: 10, source_prompts: 40}
 optimisation: {epochs: 2, longest: 32, head_examples: 1500, width: 16, key: 4}
@@ -86,10 +92,59 @@ def test_the_same_seed_gives_the_same_bundle(
 
 
 def test_a_run_folder_keeps_its_settings(trained: Path, corpora: Path, cache: Path) -> None:
-    from stillwatch.data.errors import ConfigError
-
     with pytest.raises(ConfigError, match="must go on with the settings it began with"):
         run(corpora, trained.parent, cache, "--seed", "4")
+
+
+def test_a_checkpoint_of_other_streams_is_not_gone_on_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, 9, 40)
+    streams = StreamSet(
+        [rng.normal(size=(length, 5)).astype(np.float16) for length in lengths],
+        np.eye(3, dtype=np.float32)[rng.integers(0, 3, 40)],
+        [np.zeros((length, 3), dtype=np.float32) for length in lengths],
+    )
+    settings = Settings(optimisation=Optimisation(epochs=1, width=16, key=4))
+    fit_classifier(streams, settings, tmp_path, False)
+    fit_classifier(streams, settings, tmp_path, False)
+    streams.features[7][0, 0] += 1
+    with pytest.raises(ConfigError, match="must go on from what it began with"):
+        fit_classifier(streams, settings, tmp_path, False)
+
+
+def test_a_new_intent_is_a_line_of_configuration(
+    corpora: Path, cache: Path, tmp_path: Path
+) -> None:
+    wrappers, templates = tmp_path / "wrappers.jsonl", tmp_path / "templates.jsonl"
+    wrappers.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": f"voice-0{n}-en", "family": f"voice_{n}", "intent": "voice_copying",
+                    "language": "en", "template": f"{opening} {{slot}}", "slots": ["question"],
+                }
+            ) + "\n"
+            for n, opening in enumerate(("Sound like her:", "Mimic his voice in", "As they talk:"))
+        )
+    )  # fmt: skip
+    templates.write_text(
+        json.dumps(
+            {
+                "id": "V1", "family": "voice_0", "intent": "voice_copying", "language": "en",
+                "text": "Speak exactly as this person does: {slot}", "source": "stillwatch",
+                "created": "2026-11-01", "expires": None,
+            }
+        ) + "\n"
+    )  # fmt: skip
+    intents = ["capability_probing", "cot_harvesting", "output_harvesting", "voice_copying"]
+    output = run(
+        corpora, tmp_path / "with", cache, "--intents", json.dumps(intents),
+        "--wrappers", json.dumps([str(wrappers)]), "--templates", json.dumps([str(templates)]),
+    )  # fmt: skip
+    scorer = Scorer.from_bundle(output)
+    (verdict,) = scorer.update(make_events(accounts=1, each=1))
+    assert list(verdict.intents) == intents
+    assert "voice_copying" in (output / "templates.jsonl").read_text()
 
 
 def test_a_labelled_log_takes_part(corpora: Path, cache: Path, tmp_path: Path) -> None:
@@ -109,8 +164,6 @@ def test_a_labelled_log_takes_part(corpora: Path, cache: Path, tmp_path: Path) -
 def test_an_unknown_intent_in_labels_is_told_first(
     corpora: Path, cache: Path, tmp_path: Path
 ) -> None:
-    from stillwatch.data.errors import InputError
-
     site = tmp_path / "site"
     site.mkdir()
     write_events(site / "log.jsonl", make_events(accounts=1, each=3))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stillwatch.model.encoder import TextVectors
 from stillwatch.training import vectors
 from stillwatch.training.vectors import VectorCache
 from tests.support import DIMENSIONS, WINDOW_WORDS, TinyEncoder
@@ -62,30 +64,36 @@ def test_what_a_text_hides_is_a_window_of_it(tmp_path: Path) -> None:
     assert table.counts[0] == 2
 
 
-def test_a_shard_cut_short_by_a_crash_is_made_again(
+def test_a_killed_run_loses_one_shard_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "SHARD_TEXTS", 2)
-    cache = VectorCache(tmp_path, "tiny")
-    replace = Path.replace
-    written = []
+    encoder = TinyEncoder()
+    encode, calls = encoder.encode, []
 
-    def dies_at_the_second(self: Path, target: Path) -> Path:
-        written.append(target)
-        if len(written) == 2:
-            self.write_bytes(self.read_bytes()[:50])
+    def killed_at_the_second(texts: Sequence[str]) -> list[TextVectors]:
+        calls.append(texts)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return replace(self, target)
+        return encode(texts)
 
-    monkeypatch.setattr(Path, "replace", dies_at_the_second)
+    monkeypatch.setattr(encoder, "encode", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        cache.fill(TEXTS, TinyEncoder())
-    monkeypatch.setattr(Path, "replace", replace)
-    names = sorted(path.suffix for path in cache.folder.iterdir())
-    assert names == [".npz", ".tmp"], "the crash must leave half a shard behind"
+        VectorCache(tmp_path, "tiny").fill(TEXTS, encoder)
+    assert VectorCache(tmp_path, "tiny").fill(TEXTS, TinyEncoder()) == 3
 
+
+@pytest.mark.parametrize("keep", [0, 50, 400])
+def test_a_damaged_shard_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    monkeypatch.setattr(vectors, "SHARD_TEXTS", 2)
+    cache = VectorCache(tmp_path, "tiny")
+    cache.fill(TEXTS, TinyEncoder())
+    damaged = sorted(cache.folder.iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:keep])
     after = VectorCache(tmp_path, "tiny")
-    assert after.fill(TEXTS, TinyEncoder()) == 3
+    assert 1 <= after.fill(TEXTS, TinyEncoder()) <= 2
     expected = np.stack([own.vector for own in TinyEncoder().encode(TEXTS[:4])])
     np.testing.assert_allclose(after.table(TEXTS[:4]).means, expected, atol=1e-3)
     assert VectorCache(tmp_path, "tiny").fill(TEXTS, TinyEncoder()) == 0
