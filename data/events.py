@@ -16,6 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 from stillwatch.data.errors import InputError
 
+DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
+"""What a stream may be after; a bundle lists its own."""
+
 MILLISECONDS_ABOVE = 1e11
 """A larger number is a time in milliseconds: as seconds it would be past the year 5000."""
 

@@ -22,6 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillwatch.data.errors import BundleError, OutputError
+from stillwatch.model.features import feature_names
+from stillwatch.model.heads import class_names
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -178,6 +180,31 @@ def load_bundle(path: Path) -> Bundle:
                 "take the bundle from its source again"
             )
     return Bundle(path, manifest, content)
+
+
+def check_names(manifest: Manifest) -> None:
+    """BundleError unless the bundle was made for the features and classes that this code makes."""
+    intents = tuple(manifest.intents)
+    classes = class_names(intents)
+    for what, found, expected in (
+        ("classes", tuple(manifest.classes), classes),
+        ("features", tuple(manifest.features), feature_names(classes, intents)),
+    ):
+        if found != expected:
+            pairs = zip(found, expected, strict=False)
+            odd = next(
+                (f"{own!r} in place of {known!r}" for own, known in pairs if own != known),
+                f"{len(found)} in place of {len(expected)}",
+            )
+            raise BundleError(
+                f"the bundle's {what} must be those of this version, however: it has {odd}; "
+                "use the Stillwatch version that made it, or train again"
+            )
+    if len(manifest.calibration.intents) != len(intents):
+        raise BundleError(
+            f"the bundle must calibrate {len(intents)} intents, however: "
+            f"{len(manifest.calibration.intents)}; take the bundle from its source again"
+        )
 
 
 def _open_no_link(name: str, flags: int) -> int:

@@ -57,7 +57,7 @@ def feature_state_fields(classes: int, intents: int) -> list[tuple[Any, ...]]:
         ("strong_count", "<u4", (2 * (intents + 1),)),
         ("top", "<f4", (2 * (intents + 1), TOP)),
         ("similar_mean", "<f4", (4,)),
-        ("script_counts", "<f4", (2,)),
+        ("latin_mean", "<f4"),
     ]
 
 
@@ -188,15 +188,15 @@ def advance(
     frames = _update_frames(state, facts.frame_hash, scalars, count)
     timing = _update_timing(state, facts.times, first, count)
     latin = scalars[:, SCALARS.index("latin_share")]
-    latin_change = np.abs(latin - state["script_counts"][:, 0]) * ~first
-    state["script_counts"][:, 0] += (latin - state["script_counts"][:, 0]) / count
+    latin_change = np.abs(latin - state["latin_mean"]) * ~first
+    state["latin_mean"] += (latin - state["latin_mean"]) / count
 
     return np.concatenate(
         [
             scalars, frame_logits, slot_logits, similar,
             state["logit_mean"], spread, state["logit_ema"], tops,
             state["similar_mean"], past, frames, timing,
-            state["script_counts"][:, :1], latin_change[:, None],
+            state["latin_mean"][:, None], latin_change[:, None],
         ],
         axis=1,
         dtype=np.float32,

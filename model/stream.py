@@ -27,7 +27,6 @@ class EventTexts(NamedTuple):
     slot: str
     frame_hash: int
     scalars: list[float]
-    repeat: bool
     truncated: bool
     """Whether a part of the event is not read by every reader."""
 
@@ -53,7 +52,7 @@ def read_event(event: Event, record: np.void) -> EventTexts:
         or max(len(frame), len(split.slot)) > READ_CHARS
     )
     scalars = event_scalars(event, split, prompt)
-    return EventTexts(frame, split.slot, frame_hash, scalars, split.repeat, truncated)
+    return EventTexts(frame, split.slot, frame_hash, scalars, truncated)
 
 
 def clip_middle(text: str) -> str:

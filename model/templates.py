@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from stillwatch.data.errors import BundleError, InputError, StillwatchError
+from stillwatch.data.events import DEFAULT_INTENTS
 from stillwatch.model import flat
 
-DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 SLOT = "{slot}"
 MAX_TEXT_CHARS = 4000
 
@@ -213,17 +213,6 @@ class TemplateIndex:
         made.templates, made._index = templates, index
         return made
 
-    def save(self, folder: Path) -> None:
-        """Write templates.faiss and templates.jsonl."""
-        _write(folder, self.to_files())
-
-    @classmethod
-    def load(
-        cls, folder: Path, dimensions: int, intents: Sequence[str] = DEFAULT_INTENTS
-    ) -> TemplateIndex:
-        """Read what `save` wrote; BundleError names the file and both values."""
-        return cls.from_files(_read(folder, TEMPLATES_FAISS, TEMPLATES_JSONL), dimensions, intents)
-
 
 class BenignIndex:
     """The nearest ordinary references of a text. `sources` names where each vector comes from;
@@ -265,15 +254,6 @@ class BenignIndex:
         made.sources, made._index = tuple(sources), index
         return made
 
-    def save(self, folder: Path) -> None:
-        """Write benign.faiss."""
-        _write(folder, self.to_files())
-
-    @classmethod
-    def load(cls, folder: Path, dimensions: int, sources: Sequence[str]) -> BenignIndex:
-        """Read what `save` wrote; BundleError names the file and both values."""
-        return cls.from_files(_read(folder, BENIGN_FAISS), dimensions, sources)
-
 
 def _file(content: Mapping[str, bytes], name: str) -> bytes:
     if name not in content:
@@ -283,21 +263,3 @@ def _file(content: Mapping[str, bytes], name: str) -> bytes:
             "take the bundle from its source again"
         )
     return content[name]
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-
-
-def _read(folder: Path, *names: str) -> dict[str, bytes]:
-    files = {}
-    for name in names:
-        try:
-            files[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{name} must be a readable file, however: {error.strerror}; "
-                "take the bundle from its source again"
-            ) from error
-    return files

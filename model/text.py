@@ -68,8 +68,17 @@ _MARK_STACK = re.compile(f"([{_COMMON_MARKS}]{{{MAX_MARKS}}})[{_COMMON_MARKS}]+"
 _OVERLAYS = re.compile("[\u0334-\u0338]+")
 _WHITE_ON_BLACK = re.compile("[\U0001f150-\U0001f169\U0001f170-\U0001f189]")
 
-# A few tags within a word only break it; so many together are words of their own.
-_TAG_WORDS = re.compile("[\U000e0020-\U000e007e]{4,}")
+# A few tags within a word only break it; so many together, whatever else that is not seen stands
+# between them, are words of their own.
+_TAGGED = {0xE0000 + code: code for code in range(0x20, 0x7F)}
+_TAG = f"[{_ranges(list(_TAGGED))}]"
+_UNSEEN = _ranges([point for point in _INVISIBLE_POINTS if point not in _TAGGED]) + "\\s\u2800"
+_TAG_WORDS = re.compile(f"{_TAG}(?:[{_UNSEEN}]*+{_TAG}){{3,}}")
+# The only emoji that are spelt in tags: the flags of England, Scotland and Wales.
+_FLAGS = [
+    "".join(chr(0xE0000 + ord(char)) for char in name) for name in ("gbeng", "gbsct", "gbwls")
+]
+_TAG_FLAGS = re.compile(f"(?<=\U0001f3f4)(?:{'|'.join(_FLAGS)})\U000e007f")
 
 _BLANKS = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _BREAKS = re.compile(r" \n[ \n]*|\n[ \n]+")
@@ -78,7 +87,8 @@ _BREAKS = re.compile(r" \n[ \n]*|\n[ \n]+")
 def normalise(text: str) -> str:
     """The text without disguise: NFKC, no invisible characters, look-alikes folded to Latin
     amid Latin, at most MAX_MARKS stacked marks, whitespace runs as one space or one newline.
-    Words written in tag characters, which nobody sees and models read, are written out.
+    Words written in tag characters, which nobody sees and models read, are written out in their
+    place, so that every reader reads them: that is no matter of `decoded_views`.
 
     Idempotent, and linear in the length. Never raises, whatever the string holds.
     """
@@ -88,7 +98,8 @@ def normalise(text: str) -> str:
 
 
 def _undisguise(text: str) -> str:
-    text = _INVISIBLE.sub("", _TAG_WORDS.sub(_written_out, text)).replace("\u2800", " ")
+    text = _TAG_WORDS.sub(_written_out, _TAG_FLAGS.sub("", text))
+    text = _INVISIBLE.sub("", text).replace("\u2800", " ")
     text = _WHITE_ON_BLACK.sub(_plain_letter, text)
     text = unicodedata.normalize("NFKC", _MARK_FLOOD.sub(r"\1", text))
     text, removed = _OVERLAYS.subn("", text)
@@ -100,7 +111,7 @@ def _undisguise(text: str) -> str:
 
 
 def _written_out(found: re.Match[str]) -> str:
-    return f" {''.join(chr(ord(char) - 0xE0000) for char in found.group())} "
+    return f" {found.group().translate(_TAGGED)} "
 
 
 def _plain_letter(found: re.Match[str]) -> str:
@@ -129,11 +140,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """Start and stop of each word unit: a run of letters and digits, one character of a script
     without spaces, one punctuation mark, one newline. What lies between is blank."""
     return [found.span() for found in _WORD.finditer(text)]
-
-
-def words(text: str) -> list[str]:
-    """The word units of `word_spans`, in lower case."""
-    return [unit.lower() for unit in _WORD.findall(text)]
 
 
 _SCRIPT_STARTS, _SCRIPT_NAMES = zip(
@@ -186,7 +192,6 @@ _HEX = re.compile(rf"(?<![0-9A-Fa-f])(?:{_HEX_PAIR}[ :,]?){{11,}}{_HEX_PAIR}(?![
 _HEX_JOINTS = re.compile(r"0x|\\x|[ :,]")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _MIN_ESCAPES = 4
-_TAGS = re.compile("[\U000e0020-\U000e007e]{8,}")
 
 _LEET_SIGNS = "013457890@$!|"
 _LEET = str.maketrans("03457890@$!|", "oeastbgoasil")
@@ -201,8 +206,6 @@ def decoded_views(text: str) -> list[str]:
     """Plain readings, normalised, of what the text holds in base64, hexadecimal, percent-encoding
     or leetspeak, also one inside the other; [] for ordinary text. At most one view for each
     encoding and depth, whatever the number of runs, so that decoys hide nothing.
-
-    Tag characters are read too, where the text has not been normalised yet.
     """
     views: list[str] = []
     source = text
@@ -219,7 +222,6 @@ def _decode(text: str) -> list[str]:
         [_from_base64(run) for run in _BASE64.findall(text)],
         [_from_hex(run) for run in _HEX.findall(text)],
         [_from_percent(run) for run in text.split() if "%" in run] if "%" in text else [],
-        ["".join(chr(ord(char) - 0xE0000) for char in run) for run in _TAGS.findall(text)],
     )
     joined = (normalise("\n".join(filter(None, parts))) for parts in readings)
     return [view for view in joined if view]

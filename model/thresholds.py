@@ -12,6 +12,7 @@ from stillwatch.data.errors import InputError
 CONFIDENCE = 0.95
 LEAVE_MARGIN = 1.0
 """A flag is left when the logit of the risk is this far below the one that enters it."""
+_EDGE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def site_threshold(
 
 def leave_threshold(enter: float) -> float:
     """The risk below which a flag is left, for the risk that enters it."""
-    enter = min(max(enter, 1e-6), 1 - 1e-6)
+    # A logit is finite only inside (0, 1).
+    enter = min(max(enter, _EDGE), 1 - _EDGE)
     logit = math.log(enter / (1 - enter)) - LEAVE_MARGIN
     return 1 / (1 + math.exp(-logit))

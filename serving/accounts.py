@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from stillwatch.serving.verdict import Evidence
+
+
+class Kept(NamedTuple):
+    """Evidence, and a hash of its prompt: repeats of one prompt are evidence once."""
+
+    prompt_hash: int
+    evidence: Evidence
+
 
 BLOCK = 4096
 EVIDENCE_KEPT = 5
@@ -19,26 +28,28 @@ class Checkout:
     """
 
     def __init__(
-        self, names: Sequence[str], records: np.ndarray, evidence: list[list[Evidence]]
+        self, names: Sequence[str], records: np.ndarray, kept: list[tuple[Kept, ...]]
     ) -> None:
         self.names = names
         self.records = records
-        self._evidence = evidence
+        self.kept = kept
 
     def weakest_evidence(self, position: int) -> float:
         """Contribution that an event must exceed to be kept as evidence."""
-        kept = self._evidence[position]
-        return kept[-1].contribution if len(kept) == EVIDENCE_KEPT else -1.0
+        kept = self.kept[position]
+        return kept[-1].evidence.contribution if len(kept) == EVIDENCE_KEPT else -1.0
 
-    def add_evidence(self, position: int, evidence: Evidence) -> None:
-        """Keep the strongest few; of equal ones the earlier stays first."""
-        kept = self._evidence[position]
-        kept.append(evidence)
-        kept.sort(key=lambda item: -item.contribution)
-        del kept[EVIDENCE_KEPT:]
+    def add_evidence(self, position: int, new: Kept) -> None:
+        """Keep the strongest few of different prompts; of equal ones the earlier stays first."""
+        strongest: dict[int, Kept] = {}
+        for item in sorted(
+            (*self.kept[position], new), key=lambda item: -item.evidence.contribution
+        ):
+            strongest.setdefault(item.prompt_hash, item)
+        self.kept[position] = tuple(strongest.values())[:EVIDENCE_KEPT]
 
     def evidence(self, position: int) -> tuple[Evidence, ...]:
-        return tuple(self._evidence[position])
+        return tuple(item.evidence for item in self.kept[position])
 
 
 class AccountTable:
@@ -49,13 +60,10 @@ class AccountTable:
         self._block = block
         self._blocks: list[np.ndarray] = []
         self._rows: dict[str, int] = {}
-        self._evidence: list[list[Evidence]] = []
+        self._kept: list[tuple[Kept, ...]] = []
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __contains__(self, account_id: str) -> bool:
-        return account_id in self._rows
 
     @property
     def names(self) -> Sequence[str]:
@@ -66,25 +74,32 @@ class AccountTable:
         """Copies of these accounts, which must differ from each other; empty ones of accounts that
         the table does not know. It learns of them when the copies are put back."""
         records = np.zeros(len(names), dtype=self._dtype)
-        evidence: list[list[Evidence]] = []
+        kept: list[tuple[Kept, ...]] = []
         for position, name in enumerate(names):
             row = self._rows.get(name)
             if row is not None:
                 records[position] = self.record(row)
-            evidence.append([] if row is None else list(self._evidence[row]))
-        return Checkout(names, records, evidence)
+            kept.append(() if row is None else self._kept[row])
+        return Checkout(names, records, kept)
 
     def put_back(self, checkout: Checkout) -> None:
-        """Take over what was changed."""
+        """Take over what was changed, whole even if it is interrupted."""
+        try:
+            self._take(checkout)
+        except BaseException:
+            # Once more: what is taken twice is the same.
+            self._take(checkout)
+            raise
+
+    def _take(self, checkout: Checkout) -> None:
         for position, name in enumerate(checkout.names):
-            row = self._rows.get(name)
-            if row is None:
-                row = self._rows[name] = len(self._rows)
-                self._evidence.append([])
-                if row // self._block == len(self._blocks):
-                    self._blocks.append(np.zeros(self._block, dtype=self._dtype))
+            row = self._rows.get(name, len(self._rows))
+            if row // self._block == len(self._blocks):
+                self._blocks.append(np.zeros(self._block, dtype=self._dtype))
             self._blocks[row // self._block][row % self._block] = checkout.records[position]
-            self._evidence[row] = list(checkout.evidence(position))
+            self._kept[row : row + 1] = [checkout.kept[position]]
+            # Last: a row that has a name has all the rest.
+            self._rows[name] = row
 
     def row(self, account_id: str) -> int:
         """The account's row; KeyError if it was never put back."""
@@ -94,4 +109,4 @@ class AccountTable:
         return self._blocks[row // self._block][row % self._block]
 
     def evidence(self, row: int) -> tuple[Evidence, ...]:
-        return tuple(self._evidence[row])
+        return tuple(item.evidence for item in self._kept[row])

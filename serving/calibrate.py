@@ -111,8 +111,8 @@ def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
             f"From bundle {old.id} with a site's own ordinary traffic: {references} benign "
             f"references, and thresholds {found.enter:.6f} and {found.leave:.6f} in place of those "
             f"above. {found.above} of the {found.accounts} accounts that set them ever reached the "
-            f"first; with {found.confidence:.0%} confidence at most {found.max_fpr:.2%} of the "
-            "site's ordinary accounts do.",
+            f"first; with {found.confidence:.0%} confidence at most {100 * found.max_fpr:g}% of "
+            "the site's ordinary accounts do.",
             "",
         ]
     )

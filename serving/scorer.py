@@ -7,6 +7,7 @@ event adds depends on the event and on its account's record, never on what is sc
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,16 +19,17 @@ import numpy as np
 
 from stillwatch.data.errors import BundleError
 from stillwatch.data.events import Event
-from stillwatch.model.bundle import Bundle, Layout, Manifest, load_bundle, released_bundle
+from stillwatch.model.bundle import Bundle, Layout, check_names, load_bundle, released_bundle
 from stillwatch.model.encoder import Encoder, OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder, check_golden
-from stillwatch.model.features import EventFacts, advance, feature_names
-from stillwatch.model.heads import PLACES, IntentHeads, class_names
+from stillwatch.model.features import EventFacts, advance
+from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.runtime import ClassifierStep
 from stillwatch.model.signals import SignalLayout, text_signals
-from stillwatch.model.stream import EventTexts, encode_texts, read_event, state_dtype
+from stillwatch.model.stream import EventTexts, clip_middle, encode_texts, read_event, state_dtype
 from stillwatch.model.templates import BenignIndex, TemplateIndex
-from stillwatch.serving.accounts import AccountTable, Checkout
+from stillwatch.model.text import normalise
+from stillwatch.serving.accounts import AccountTable, Checkout, Kept
 from stillwatch.serving.verdict import Evidence, Verdict, excerpt
 
 CHUNK_EVENTS = 1024
@@ -81,7 +83,7 @@ class Scorer:
         self.observe: Callable[[np.ndarray], None] | None = None
         """Called with the vectors float32 (N, D) of texts that were encoded."""
         self.encoder = encoder
-        _check_names(manifest)
+        check_names(manifest)
         self._layout = SignalLayout(len(manifest.classes))
         dimensions = manifest.encoder.dimensions
         self._heads = IntentHeads.from_bytes(
@@ -153,9 +155,7 @@ class Scorer:
 
     def search_templates(self, text: str, k: int = 5) -> list[Match]:
         """The k templates nearest to a text, nearest first."""
-        from stillwatch.model.text import normalise
-
-        vector = encode_texts(self.encoder, [normalise(text)])[0].vector
+        vector = encode_texts(self.encoder, [normalise(clip_middle(text))])[0].vector
         k = min(k, len(self._templates))
         similarity, index = self._templates.search(vector[None, :], k)
         found = []
@@ -170,7 +170,8 @@ class Scorer:
         return found
 
     def _score(self, events: list[Event], verdicts: list[Verdict | None] | None) -> None:
-        # On copies, so that what fails halfway leaves no account changed.
+        # On copies, so that what fails halfway leaves no account changed. Signals found by then
+        # are kept: they depend on the texts alone.
         names = list(dict.fromkeys(event.account_id for event in events))
         accounts = self._accounts.check_out(names)
         places = {name: position for position, name in enumerate(names)}
@@ -187,6 +188,7 @@ class Scorer:
         for wave_positions in waves:
             self._score_wave(wave_positions, reads, signals, accounts, verdicts)
         self._accounts.put_back(accounts)
+        self.truncated += sum(_is_truncated(read, signals) for read in reads)
 
     def _read(self, event: Event, place: int, records: np.ndarray) -> _Read:
         texts = read_event(event, records[place])
@@ -249,14 +251,9 @@ class Scorer:
         logits, records["classifier"] = self._step.run(features, records["classifier"])
         outcome = self._judge(records, logits)
         for position, read in enumerate(wave):
-            keys = [read.slot_key, read.frame_key] if read.texts.frame else [read.slot_key]
-            truncated = read.texts.truncated or any(signals[key].truncated for key in keys)
-            records["truncated"][position] += truncated
-            self.truncated += truncated
-            if not read.texts.repeat:
-                self._keep_evidence(
-                    read, outcome.evidence[position], [signals[key] for key in keys], accounts
-                )
+            records["truncated"][position] += _is_truncated(read, signals)
+            own = [signals[key] for key in _keys(read)]
+            self._keep_evidence(read, outcome.evidence[position], own, accounts)
         accounts.records[places] = records
         if verdicts is not None:
             for position, read in zip(positions, wave, strict=True):
@@ -294,17 +291,16 @@ class Scorer:
             return
         nearest = max(signals, key=lambda signal: signal.row[self._layout.template])
         template = self._templates.templates[nearest.template].id if nearest.template >= 0 else None
-        accounts.add_evidence(
-            read.place,
-            Evidence(
-                event_id=read.event.event_id,
-                intent=self.intents[strongest],
-                contribution=contribution,
-                template_id=template,
-                similarity=float(nearest.row[self._layout.template]),
-                excerpt=excerpt(read.event.prompt),
-            ),
+        evidence_of_event = Evidence(
+            event_id=read.event.event_id,
+            intent=self.intents[strongest],
+            contribution=contribution,
+            template_id=template,
+            similarity=float(nearest.row[self._layout.template]),
+            excerpt=excerpt(read.event.prompt),
         )
+        prompt_hash = zlib.crc32(read.event.prompt.encode("utf-8", "replace"))
+        accounts.add_evidence(read.place, Kept(prompt_hash, evidence_of_event))
 
     def _verdict(self, account_id: str, record: np.void, evidence: tuple[Evidence, ...]) -> Verdict:
         return Verdict(
@@ -325,35 +321,18 @@ class Scorer:
         )
 
 
+def _keys(read: _Read) -> list[bytes]:
+    return [read.slot_key, read.frame_key] if read.texts.frame else [read.slot_key]
+
+
+def _is_truncated(read: _Read, signals: dict[bytes, _Signal]) -> bool:
+    return read.texts.truncated or any(signals[key].truncated for key in _keys(read))
+
+
 def _chunks(events: Iterable[Event]) -> Iterator[list[Event]]:
     left = iter(events)
     while chunk := list(islice(left, CHUNK_EVENTS)):
         yield chunk
-
-
-def _check_names(manifest: Manifest) -> None:
-    """BundleError unless the bundle was made for the features and classes that this code makes."""
-    intents = tuple(manifest.intents)
-    classes = class_names(intents)
-    for what, found, expected in (
-        ("classes", tuple(manifest.classes), classes),
-        ("features", tuple(manifest.features), feature_names(classes, intents)),
-    ):
-        if found != expected:
-            pairs = zip(found, expected, strict=False)
-            odd = next(
-                (f"{own!r} in place of {known!r}" for own, known in pairs if own != known),
-                f"{len(found)} in place of {len(expected)}",
-            )
-            raise BundleError(
-                f"the bundle's {what} must be those of this version, however: it has {odd}; "
-                "use the Stillwatch version that made it, or train again"
-            )
-    if len(manifest.calibration.intents) != len(intents):
-        raise BundleError(
-            f"the bundle must calibrate {len(intents)} intents, however: "
-            f"{len(manifest.calibration.intents)}; take the bundle from its source again"
-        )
 
 
 def _encoder_source(bundle: Bundle) -> Path | tuple[bytes, bytes]:

@@ -61,13 +61,15 @@ class Verdict:
     `risk` and the probabilities in `intents` are calibrated, in [0, 1]; `peak_risk` is the highest
     risk so far. `flagged` is the state now; `flagged_after` is the number of events it took to
     flag the account for the first time, None if it never was: ordinary traffic after a harvest
-    may take the flag away, but not the memory of it. `bundle` is the id
-    of the bundle that decided. `truncated` counts events of which not everything was read.
+    may take the flag away, but not the memory of it. `evidence` is strongest first, repeats of
+    one prompt once. `bundle` is the id of the bundle that decided. `truncated` counts events of
+    which not everything was read.
     """
 
     account_id: str
     events: int
     risk: float
+    peak_risk: float
     intents: Mapping[str, float]
     flagged: bool
     threshold: float
@@ -75,7 +77,6 @@ class Verdict:
     evidence: tuple[Evidence, ...]
     bundle: str
     truncated: int = 0
-    peak_risk: float = 0.0
 
     def to_fields(self) -> dict[str, Any]:
         """The fields of an account line, in its order; floats have 6 decimal places."""

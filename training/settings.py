@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stillwatch.data.errors import ConfigError
+from stillwatch.data.events import DEFAULT_INTENTS as DEFAULT_INTENTS
 from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
@@ -16,7 +17,6 @@ _NEVER_ZERO = frozenset(
      "test_ordinary", "width", "layers", "heads", "key", "longest", "epochs", "learning_rate",
      "batch_events", "head_examples")
 )  # fmt: skip
-DEFAULT_INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 
 
 @dataclass

@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stillwatch.data.errors import InputError
+from stillwatch.data.events import DEFAULT_INTENTS
 from stillwatch.data.files import open_lines
 from stillwatch.data.strict_json import InvalidJson, parse_object
 
-INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
+INTENTS = DEFAULT_INTENTS
 
 FAMILIES = {
     "cot_reconstruct": "cot_harvesting",

@@ -46,10 +46,9 @@ def calibrate(
             "0.003 flags three ordinary accounts in a thousand"
         )
     show = not no_progress
-    intake.check_logs(logs, format_name)
-    intake.check_outputs(logs, [("--rejects", rejects)])
     _check_folder(output)
-    scorer = intake.load_scorer(bundle, threads, show)
+    outputs = [("--rejects", rejects)]
+    scorer = intake.open_scorer(logs, format_name, outputs, bundle, threads, show)
     from stillwatch.serving import calibrate as calibration
 
     with intake.read_logs(logs, format_name, rejects, strict, show) as read:

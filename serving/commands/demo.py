@@ -46,6 +46,11 @@ class _Judged:
         return self.label is not None and bool(self.label.intents)
 
     @property
+    def was_flagged(self) -> bool:
+        """Now or earlier: traffic at a stream's end may take the flag away."""
+        return self.verdict.flagged_after is not None
+
+    @property
     def is_ordinary(self) -> bool:
         return self.label is not None and not self.label.intents
 
@@ -87,9 +92,9 @@ def show_demo(folder: Path, scorer: Scorer, console: Console, show_progress: boo
             for chunk in chunks:
                 scorer.ingest(chunk)
     judged = [_Judged(verdict, labels.get(verdict.account_id)) for verdict in scorer.verdicts()]
-    judged.sort(key=lambda item: -item.verdict.risk)
-    flagged = [item for item in judged if item.verdict.flagged]
-    look_alikes = [item for item in judged if item.is_ordinary and not item.verdict.flagged]
+    judged.sort(key=lambda item: -item.verdict.peak_risk)
+    flagged = [item for item in judged if item.was_flagged]
+    look_alikes = [item for item in judged if item.is_ordinary and not item.was_flagged]
 
     console.print(
         f"\n[bold]Flagged accounts[/bold]: a risk of {scorer.threshold:.2f} or more, "
@@ -115,6 +120,7 @@ def _flagged_table(flagged: Sequence[_Judged]) -> Table:
     table = Table(box=None, padding=(0, 2, 1, 0), expand=True, header_style="dim")
     table.add_column("account", max_width=24)
     table.add_column("risk", justify="right")
+    table.add_column("peak", justify="right")
     table.add_column("intents")
     table.add_column("events", justify="right")
     table.add_column("after", justify="right")
@@ -129,9 +135,12 @@ def _flagged_table(flagged: Sequence[_Judged]) -> Table:
             text = clip(visible(first.excerpt), EXCERPT_CHARS)
             evidence = f"{template} {first.similarity:.2f}\n{text}"
         remark = "" if item.is_attack else ("\nlabelled ordinary" if item.label else "\nno label")
+        if not verdict.flagged:
+            remark += "\nflagged earlier"
         table.add_row(
             cell(visible(verdict.account_id) + remark),
             f"{verdict.risk:.2f}",
+            f"{verdict.peak_risk:.2f}",
             cell("\n".join(f"{name} {p:.2f}" for p, name in sorted(shown, reverse=True))),
             f"{verdict.events:,}",
             f"{verdict.flagged_after:,}" if verdict.flagged_after is not None else "",
@@ -148,7 +157,7 @@ def _ordinary_table(items: Sequence[_Judged]) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
     table.add_column("account", max_width=24)
-    table.add_column("risk", justify="right")
+    table.add_column("peak risk", justify="right")
     table.add_column("events", justify="right")
     table.add_column("what the label says it is", ratio=1)
     for item in items:
@@ -156,7 +165,7 @@ def _ordinary_table(items: Sequence[_Judged]) -> Table:
         note = item.label.note if item.label is not None else ""
         table.add_row(
             cell(visible(verdict.account_id)),
-            f"{verdict.risk:.2f}",
+            f"{verdict.peak_risk:.2f}",
             f"{verdict.events:,}",
             cell(visible(note)),
         )
@@ -167,8 +176,8 @@ def _counts(judged: Sequence[_Judged]) -> list[str]:
     """Caught and missed, rightly and wrongly flagged, and which."""
     attacks = [item for item in judged if item.is_attack]
     ordinary = [item for item in judged if item.is_ordinary]
-    missed = [item for item in attacks if not item.verdict.flagged]
-    wrong = [item for item in ordinary if item.verdict.flagged]
+    missed = [item for item in attacks if not item.was_flagged]
+    wrong = [item for item in ordinary if item.was_flagged]
     lines = [
         f"caught {len(attacks) - len(missed)} of {len(attacks)} labelled attacks; "
         f"flagged {len(wrong)} of {len(ordinary)} ordinary accounts"
@@ -187,7 +196,8 @@ def _named(items: Sequence[_Judged]) -> str:
     from stillwatch.serving.verdict import visible
 
     return ", ".join(
-        f"{visible(item.verdict.account_id)} (risk {item.verdict.risk:.2f})" for item in items
+        f"{visible(item.verdict.account_id)} (peak risk {item.verdict.peak_risk:.2f})"
+        for item in items
     )
 
 

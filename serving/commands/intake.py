@@ -99,6 +99,21 @@ def check_outputs(logs: Sequence[str], outputs: Sequence[tuple[str, str | None]]
             )
 
 
+def open_scorer(
+    logs: Sequence[str],
+    format_name: str | None,
+    outputs: Sequence[tuple[str, str | None]],
+    bundle: Path | None,
+    threads: int,
+    show_progress: bool,
+) -> Scorer:
+    """The detector of a bundle, loaded once the logs and the outputs, (option, path), are found
+    fit: what is wrong with those is told before anything long."""
+    check_logs(logs, format_name)
+    check_outputs(logs, outputs)
+    return load_scorer(bundle, threads, show_progress)
+
+
 def load_scorer(bundle: Path | None, threads: int, show_progress: bool = True) -> Scorer:
     """The detector of a bundle; None is the one that comes with the package."""
     with working("Loading the detector (its encoder is exported on first use)", show_progress):

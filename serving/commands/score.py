@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -39,17 +39,17 @@ def score(
 ) -> None:
     """Score request logs: one line of JSON an account, written whole or not at all."""
     show = not no_progress
-    intake.check_logs(logs, format_name)
-    intake.check_outputs(logs, [("--output", output), ("--rejects", rejects)])
-    scorer = intake.load_scorer(bundle, threads, show)
+    outputs = [("--output", output), ("--rejects", rejects)]
+    scorer = intake.open_scorer(logs, format_name, outputs, bundle, threads, show)
     with intake.read_logs(logs, format_name, rejects, strict, show) as read:
         with intake.chunks(read.spool, "Scoring", show) as chunks:
             for chunk in chunks:
                 scorer.ingest(chunk)
-        accounts, flagged = _write(scorer, output)
+        count = _write(scorer, output)
+        earlier = f", {count.flagged_earlier:,} flagged earlier" if count.flagged_earlier else ""
         summary = [
-            f"scored {_number(len(read.spool), 'event')} of {_number(accounts, 'account')}",
-            f"{flagged:,} flagged",
+            f"scored {_number(len(read.spool), 'event')} of {_number(count.accounts, 'account')}",
+            f"{count.flagged:,} flagged{earlier}",
             _rejected(read.rejected, rejects),
             f"{_number(read.spool.duplicates, 'duplicate')} dropped",
             f"{_number(scorer.truncated, 'event')} truncated",
@@ -57,18 +57,26 @@ def score(
     typer.echo("; ".join(summary), err=True)
 
 
-def _write(scorer: Scorer, output: str) -> tuple[int, int]:
-    """Writes the verdicts; how many accounts there are and how many are flagged."""
+class _Count(NamedTuple):
+    accounts: int
+    flagged: int
+    flagged_earlier: int
+    """Those whose flag later traffic took away."""
+
+
+def _write(scorer: Scorer, output: str) -> _Count:
+    """Writes the verdicts and counts them."""
     from stillwatch.data.files import atomic_writer
     from stillwatch.serving.verdict import json_line
 
-    accounts = flagged = 0
+    accounts = flagged = earlier = 0
     with atomic_writer(output) as file:
         for verdict in scorer.verdicts():
             file.write(json_line(verdict.to_fields()))
             accounts += 1
             flagged += verdict.flagged
-    return accounts, flagged
+            earlier += verdict.flagged_after is not None and not verdict.flagged
+    return _Count(accounts, flagged, earlier)
 
 
 def _rejected(count: int, rejects: str | None) -> str:

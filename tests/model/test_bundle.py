@@ -158,6 +158,10 @@ def test_unknown_missing_and_wrong_fields_of_the_manifest_are_named(folder: Path
         (lambda fields: fields["thresholds"].update(enter=1.0), r"thresholds\.enter"),
         (lambda fields: fields["thresholds"].update(leave=0.9), "thresholds: .*leave must not"),
         (lambda fields: fields["calibration"]["risk"].update(slope=0.0), r"calibration\.risk"),
+        (
+            lambda fields: fields["calibration"]["intents"][0].update(slope=float("inf")),
+            r"calibration\.intents\.0\.slope",
+        ),
     ]
     for change, place in changes:
         (folder / MANIFEST).write_text(whole)

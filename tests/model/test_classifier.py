@@ -72,6 +72,27 @@ def test_another_model_does_not_pass_the_gate(classifier: Classifier, exported: 
         classifier_difference(other, exported)
 
 
+def test_features_given_to_the_gate_are_compared_beside_random_ones(
+    classifier: Classifier, exported: bytes
+) -> None:
+    # Differs only where the first feature is not at its mean.
+    other = Classifier(classifier.config)
+    other.load_state_dict(classifier.state_dict())
+    embed = other.embed[0]
+    assert isinstance(embed, torch.nn.Linear)
+    with torch.no_grad():
+        embed.weight[:, 0] += 1
+    alike = streams(2, 9)
+    alike[:, :, 0] = classifier.feature_mean[0]
+    with pytest.raises(BundleError, match="do not release it"):
+        classifier_difference(other, exported, alike.numpy())
+    assert classifier_difference(classifier, exported, alike.numpy()) <= 1e-4
+    # And they are compared.
+    alike[:, :, 1] = torch.nan
+    with pytest.raises(ArithmeticError):
+        classifier_difference(classifier, exported, alike.numpy())
+
+
 def test_state_has_a_fixed_size_and_stays_finite(classifier: Classifier, exported: bytes) -> None:
     shape = classifier.config.state_shape
     step = ClassifierStep(exported, FEATURES, INTENTS, shape)

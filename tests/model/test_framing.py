@@ -16,7 +16,7 @@ from stillwatch.model.framing import (
     Split,
     split_prompt,
 )
-from stillwatch.model.text import normalise, word_spans, words
+from stillwatch.model.text import normalise, word_spans
 
 FRUIT = ["apples", "two ripe pears", "plums", "a sour cherry", "quinces", "figs", "many medlars"]
 SUFFIX = "Show every step that you took before you give the answer."
@@ -26,6 +26,11 @@ PREFIX = "You are the order desk of a garden shop. The customer writes:"
 def fresh() -> np.void:
     """The state of an account that sent nothing yet."""
     return np.zeros(1, dtype=FRAMING_STATE)[0]
+
+
+def sorted_words(text: str) -> list[str]:
+    """Its word units, newlines left out."""
+    return sorted(text[start:stop] for start, stop in word_spans(text) if text[start] != "\n")
 
 
 def splits(prompts: list[str]) -> list[Split]:
@@ -47,8 +52,8 @@ def test_what_prompts_share_is_the_frame(form: str, frame: str) -> None:
     assert first == Split("", form.format(FRUIT[0]), 0, first.slot_words, False)
     for fruit, split in zip(FRUIT[1:], others, strict=True):
         assert (split.frame, split.slot) == (frame, fruit)
-        assert split.frame_words == len(words(frame.replace("\n", " ")))
-        assert split.slot_words == len(words(fruit))
+        assert split.frame_words == len(word_spans(frame.replace("\n", " ")))
+        assert split.slot_words == len(word_spans(fruit))
         assert not split.repeat
 
 
@@ -218,8 +223,7 @@ def test_frame_and_slot_cover_the_prompt(prompts: list[str]) -> None:
     for prompt in prompts:
         text = normalise(prompt)
         split = split_prompt(text, state)
-        found = [unit for unit in words(f"{split.frame}\n{split.slot}") if unit != "\n"]
-        assert sorted(found) == sorted(unit for unit in words(text) if unit != "\n")
+        assert sorted_words(f"{split.frame}\n{split.slot}") == sorted_words(text)
         assert bool(split.slot) == bool(text)
         if split.frame:
             assert split.frame_words + split.slot_words == len(word_spans(text))

@@ -79,5 +79,7 @@ def test_leaving_is_a_margin_below_entering() -> None:
         assert 0 < leave < enter
         odds = [np.log(value / (1 - value)) for value in (enter, leave)]
         assert odds[0] - odds[1] == pytest.approx(LEAVE_MARGIN)
-    assert 0 < leave_threshold(1.0) < 1
+    for enter in (0.0, 1e-9, 1 - 1e-9, 1.0):
+        assert 0 < leave_threshold(enter) < 1
+    assert leave_threshold(1e-9) < 1e-9
     assert leave_threshold(0.5) == pytest.approx(1 / (1 + np.e))

@@ -33,15 +33,16 @@ class FakeScorer:
         for account_id, events in self.events.items():
             strong = [event for event in events if "reasoning" in event.prompt]
             risk = len(strong) / len(events)
-            flagged = risk >= self.threshold
+            peak, after = _peak(events, self.threshold)
             yield Verdict(
                 account_id=account_id,
                 events=len(events),
                 risk=risk,
+                peak_risk=peak,
                 intents={"capability_probing": 0.05, "cot_harvesting": risk},
-                flagged=flagged,
+                flagged=risk >= self.threshold,
                 threshold=self.threshold,
-                flagged_after=1 if flagged else None,
+                flagged_after=after,
                 evidence=tuple(
                     Evidence(
                         e.event_id, "cot_harvesting", 0.9, "cot-tags-1", 0.8, excerpt(e.prompt)
@@ -53,3 +54,15 @@ class FakeScorer:
 
     def search_templates(self, text: str, k: int = 5) -> list[Match]:
         return LIBRARY[:k]
+
+
+def _peak(events: list[Event], threshold: float) -> tuple[float, int | None]:
+    """The highest risk after any event, and after how many the threshold was first reached."""
+    strong = 0
+    peak, after = 0.0, None
+    for number, event in enumerate(events, start=1):
+        strong += "reasoning" in event.prompt
+        peak = max(peak, strong / number)
+        if after is None and strong / number >= threshold:
+            after = number
+    return peak, after

@@ -60,7 +60,8 @@ def made(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Calibrated
 def with_offset(bundle: Bundle, folder: Path, offset: float) -> Scorer:
     """A scorer whose every risk is moved by this much, as a logit."""
     fields = manifest_fields(bundle.manifest)
-    fields["calibration"] = {"slope": 1.0, "offset": offset}
+    moved = {"slope": 1.0, "offset": offset}
+    fields["calibration"] = {"risk": moved, "intents": [moved] * len(bundle.manifest.intents)}
     return Scorer(write_bundle(folder, fields, bundle.content), TinyEncoder())
 
 
@@ -68,7 +69,7 @@ def test_the_detector_stays_the_same(bundle: Bundle, made: Calibrated) -> None:
     after = made.bundle
     assert load_bundle(after.path).id == after.id != bundle.id
     differing = {name for name in bundle.content if bundle.content[name] != after.content[name]}
-    assert differing == {"benign.faiss"}
+    assert differing == {"benign.faiss", "README.md"}
     before, fields = manifest_fields(bundle.manifest), manifest_fields(after.manifest)
     changed = {name for name in before if before[name] != fields[name]}
     assert changed == {"thresholds", "benign_sources"}
@@ -133,6 +134,7 @@ def test_the_card_tells_of_the_calibration(bundle: Bundle, made: Calibrated) -> 
     assert f"From bundle {bundle.id}" in card
     assert f"{made.threshold.enter:.6f}" in card
     assert f"{made.threshold.above} of the {made.threshold.accounts} accounts" in card
+    assert f"at most {100 * RATE:g}% of" in card
 
 
 def test_the_log_is_read_twice_and_in_pieces_of_any_size(

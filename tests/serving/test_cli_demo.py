@@ -19,6 +19,7 @@ PROMPTS = {
     "shop": ["Where is my parcel?"] * 8 + ["Explain your reasoning"],
     "students": ["Explain your reasoning"] * 2,
     "walk-in": ["Hello"],
+    "padded": ["Explain your reasoning"] * 2 + ["Thank you"] * 4,
 }
 LABELS = [
     {
@@ -57,11 +58,11 @@ def shown(tmp_path: Path) -> str:
 
 
 def test_counts_are_those_of_the_labels(shown: str) -> None:
-    assert "18 requests of 5 accounts" in shown
+    assert "24 requests of 6 accounts" in shown
     assert "caught 1 of 2 labelled attacks; flagged 1 of 2 ordinary accounts" in shown
-    assert "missed: quiet-harvester (risk 0.00)" in shown
-    assert "wrongly flagged: students (risk 1.00)" in shown
-    assert "1 without a label" in shown
+    assert "missed: quiet-harvester (peak risk 0.00)" in shown
+    assert "wrongly flagged: students (peak risk 1.00)" in shown
+    assert "2 without a label" in shown
 
 
 def test_a_false_flag_is_called_one_in_the_table(shown: str) -> None:
@@ -70,6 +71,13 @@ def test_a_false_flag_is_called_one_in_the_table(shown: str) -> None:
     assert "labelled ordinary" in flagged
     assert "cot-tags-1 0.80" in flagged
     assert "quiet" not in flagged
+
+
+def test_a_flag_that_ordinary_traffic_took_away_is_still_listed(shown: str) -> None:
+    flagged = shown[shown.index("Flagged accounts") : shown.index("come closest")]
+    row = next(line for line in flagged.splitlines() if line.startswith("padded"))
+    assert row.split()[1:3] == ["0.33", "1.00"]
+    assert flagged.count("flagged earlier") == 1
 
 
 def test_look_alikes_come_with_their_note(shown: str) -> None:

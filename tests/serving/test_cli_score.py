@@ -94,6 +94,21 @@ def test_scores_in_order_of_time_without_duplicates(
 
 
 @pytest.mark.usefixtures("scorers")
+def test_a_flag_that_padding_took_away_is_told(tmp_path: Path) -> None:
+    log, output = tmp_path / "log.jsonl", tmp_path / "verdicts.jsonl"
+    prompts = ["Your reasoning, please.", *["Thank you."] * 3]
+    fields = {"account_id": "padded", "timestamp": 1.7e9}
+    log.write_text(
+        "\n".join(json.dumps({**fields, "prompt": f"{p} {n}"}) for n, p in enumerate(prompts))
+    )
+    result = run("score", log, "--output", output)
+    assert "; 0 flagged, 1 flagged earlier; " in result.stderr
+    found = accounts(output)["padded"]
+    assert (found["flagged"], found["flagged_after"]) == (False, 1)
+    assert (found["risk"], found["peak_risk"]) == (0.25, 1.0)
+
+
+@pytest.mark.usefixtures("scorers")
 def test_standard_input_to_standard_output() -> None:
     result = run("score", "-", "--output", "-", input="\n".join(LINES))
     assert result.exit_code == 0, result.output

@@ -23,6 +23,7 @@ VERDICT = Verdict(
     account_id="a1",
     events=7,
     risk=0.123456789,
+    peak_risk=0.987654321,
     intents={"capability_probing": 0.1, "cot_harvesting": 1 / 3},
     flagged=True,
     threshold=0.1,
@@ -39,10 +40,10 @@ ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs", "Cc", "Cf",
 def test_fields_are_the_account_line_of_the_design() -> None:
     fields = VERDICT.to_fields()
     assert list(fields) == [
-        "account_id", "events", "risk", "intents", "flagged", "threshold", "flagged_after",
-        "evidence", "bundle", "truncated",
+        "account_id", "events", "risk", "peak_risk", "intents", "flagged", "threshold",
+        "flagged_after", "evidence", "bundle", "truncated",
     ]  # fmt: skip
-    assert fields["risk"] == 0.123457
+    assert (fields["risk"], fields["peak_risk"]) == (0.123457, 0.987654)
     assert fields["intents"]["cot_harvesting"] == 0.333333
     assert fields["evidence"] == [
         {

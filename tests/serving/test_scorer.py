@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
 from stillwatch.serving import accounts
 from stillwatch.serving.scorer import Scorer
+from stillwatch.serving.verdict import Evidence
 from tests.support import INTENTS, TinyEncoder, make_events, tiny_bundle
 
 
@@ -161,6 +164,32 @@ def test_the_account_table_spans_blocks() -> None:
     assert list(table.names) == names
 
 
+class InterruptedNames(list[str]):
+    """Interrupts whoever goes through them for the first time, at the second name."""
+
+    interrupted = False
+
+    def __iter__(self) -> Iterator[str]:
+        for position, name in enumerate(super().__iter__()):
+            if position == 1 and not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+            yield name
+
+
+def test_what_is_put_back_is_put_back_whole() -> None:
+    table = accounts.AccountTable(np.dtype([("value", "<i8")]), block=2)
+    names = ["a", "b", "c"]
+    changed = table.check_out(names)
+    changed.records["value"] = [1, 2, 3]
+    changed.names = InterruptedNames(names)
+    with pytest.raises(KeyboardInterrupt):
+        table.put_back(changed)
+    assert list(table.names) == names
+    assert table.check_out(names).records["value"].tolist() == [1, 2, 3]
+    assert [table.evidence(row) for row in range(3)] == [()] * 3
+
+
 class BrokenEncoderError(Exception):
     pass
 
@@ -173,15 +202,29 @@ def test_what_fails_halfway_changes_no_account(
     tried = scorer(bundle)
     tried.ingest(events[:40])
 
-    def fail(texts: list[str]) -> None:
+    def fail(*_: object) -> None:
         raise BrokenEncoderError
 
+    long = Event("x", "unheard of", 1.8e9, "another prompt " * 9000)
+    second = Event("y", "unheard of", 1.9e9, "and one more")
+    for place, name in ((tried.encoder, "encode"), (tried, "_judge")):
+        with monkeypatch.context() as broken:
+            broken.setattr(place, name, fail)
+            with pytest.raises(BrokenEncoderError):
+                tried.ingest([*events[40:], long])
+    judge, calls = tried._judge, iter(range(9))
+
+    def fail_late(*given: Any) -> Any:
+        return fail() if next(calls) else judge(*given)
+
+    # The first event of each account is scored by then.
     with monkeypatch.context() as broken:
-        broken.setattr(tried.encoder, "encode", fail)
+        broken.setattr(tried, "_judge", fail_late)
         with pytest.raises(BrokenEncoderError):
-            tried.ingest([*events[40:], Event("x", "unheard of", 1.8e9, "another prompt")])
+            tried.ingest([*events[40:], long, second])
     with pytest.raises(KeyError):
         tried.verdict("unheard of")
+    assert tried.truncated == 0
     found = tried.update(events[40:])
     assert [v.risk for v in found] == pytest.approx([v.risk for v in expected[40:]], abs=1e-5)
     assert [v.events for v in found] == [v.events for v in expected[40:]]
@@ -201,14 +244,37 @@ def test_a_repeated_prompt_is_evidence_once(bundle: Bundle) -> None:
     scored = scorer(bundle)
     repeats = [Event(f"r{n}", "a", 1.7e9 + n, "one and the same request") for n in range(8)]
     scored.ingest([*repeats, Event("other", "a", 1.8e9, "something else entirely")])
-    assert sorted(item.event_id for item in scored.verdict("a").evidence) == ["other", "r0"]
+    first, second = scored.verdict("a").evidence
+    assert {first.excerpt, second.excerpt} == {
+        "one and the same request",
+        "something else entirely",
+    }
+    # Also those that framing has forgotten: it remembers a dozen prompts.
+    cycled = [Event(f"c{n}", "b", 1.7e9 + n, f"request number {n % 20}") for n in range(200)]
+    scored.ingest(cycled)
+    kept = [item.excerpt for item in scored.verdict("b").evidence]
+    assert len(set(kept)) == len(kept) == accounts.EVIDENCE_KEPT
+
+
+def test_of_one_prompt_the_strongest_event_is_kept() -> None:
+    table = accounts.AccountTable(np.dtype([("value", "<i8")]))
+    own = table.check_out(["a"])
+    for number, strength in enumerate([0.3, 0.6, 0.5, 0.6]):
+        event = Evidence(f"e{number}", "i", strength, None, 0.0, "")
+        own.add_evidence(0, accounts.Kept(7, event))
+    assert [item.event_id for item in own.evidence(0)] == ["e1"]
 
 
 def test_a_prompt_past_the_longest_is_read_at_both_ends_and_reported(bundle: Bundle) -> None:
     scored = scorer(bundle)
-    filler = "word " * 60_000
-    scored.ingest([Event("e1", "a", 1.7e9, f"begin {filler} end")])
-    assert scored.verdict("a").truncated == 1
+    scored.encoder = TinyEncoder(max_windows=10_000)
+    for number, (length, cut) in enumerate([(60_000, 0), (70_000, 1), (300_000, 1)]):
+        filler = "word " * (length // 5)
+        name = f"a{number}"
+        scored.ingest([Event("e1", name, 1.7e9, f"begin {filler} end")])
+        assert scored.verdict(name).truncated == cut
+        scored.ingest([Event("e2", name, 1.7e9, "short", system=f"begin {filler} end")])
+        assert scored.verdict(name).truncated == 2 * cut
 
 
 @pytest.mark.parametrize("field", ["features", "classes"])
