@@ -89,7 +89,7 @@ class Settings:
             wrappers or labelled logs that name it.
         prevalence: share of attacking accounts for which risk is a calibrated probability.
         max_fpr: false-positive rate of the default thresholds, on ordinary traffic of folds
-            that were left out.
+            that were left out, half of it built as attacks are.
         calibration_folds: folds left out in turn to calibrate on.
         labelled: folders with labelled logs (a log beside its labels) to train on as well.
         wrappers: further files of attack wrappers, in the form of data/simulator/wrappers.jsonl.
@@ -103,7 +103,7 @@ class Settings:
     precision: str = "int8"
     intents: list[str] = field(default_factory=lambda: list(DEFAULT_INTENTS))
     prevalence: float = 0.05
-    max_fpr: float = 0.01
+    max_fpr: float = 0.05
     calibration_folds: int = 2
     labelled: list[str] = field(default_factory=list)
     wrappers: list[str] = field(default_factory=list)

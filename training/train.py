@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from stillwatch.data.files import atomic_writer
-from stillwatch.model.bundle import Bundle, Calibration, Thresholds, write_bundle
+from stillwatch.model.bundle import Bundle, write_bundle
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
-from stillwatch.model.thresholds import site_threshold
-from stillwatch.training.calibration import fit_platt
 from stillwatch.training.card import model_card
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
-from stillwatch.training.metrics import recall_at
+from stillwatch.training.left_out import LeftOut, judge_left_out
 from stillwatch.training.prepare import prepare
 from stillwatch.training.settings import Settings
 from stillwatch.training.workbench import Workbench
@@ -49,50 +46,12 @@ def train(
     every = tuple(range(len(bench.folds)))
 
     left_out = _left_out_logits(bench, run_folder, show_progress)
-    new, familiar = left_out["new"], left_out["familiar"]
     # Kept, so that thresholds can be looked at again without training.
     with atomic_writer(run_folder / "left_out.npz") as file:
         np.savez(
             file, **{f"{n}_{k}": v for n, own in left_out.items() for k, v in vars(own).items()}
         )
-    calibration = Calibration(
-        risk=fit_platt(familiar.attacks, familiar.ordinary, settings.prevalence),
-        intents=[
-            fit_platt(
-                familiar.intents[familiar.targets[:, column] > 0, column],
-                familiar.intents[familiar.targets[:, column] == 0, column],
-                settings.prevalence / len(settings.intents),
-            )
-            for column in range(len(settings.intents))
-        ],
-    )
-    site = site_threshold(calibration.risk.probability(familiar.peaks), settings.max_fpr)
-    thresholds = Thresholds(
-        enter=site.enter,
-        leave=site.leave,
-        max_fpr=settings.max_fpr,
-        ordinary_accounts=len(familiar.ordinary),
-        origin="composed ordinary accounts of folds left out of training, other traffic of "
-        "theirs among the benign references",
-    )
-    figures = {
-        "left-out attacking accounts": len(new.attacks),
-        "left-out ordinary accounts": len(new.ordinary),
-        **{
-            f"recall at {rate:.1%} false positives, {name} traffic": round(
-                recall_at(own.attacks, own.ordinary, rate), 3
-            )
-            for name, own in left_out.items()
-            for rate in (0.01, 0.003)
-        },
-        **{
-            f"{what} at the default threshold, {name} traffic": round(
-                float((calibration.risk.probability(scores) >= site.enter).mean()), 4
-            )
-            for name, own in left_out.items()
-            for what, scores in (("recall", own.attacks), ("ordinary ever flagged", own.peaks))
-        },
-    }
+    calibration, thresholds, figures = judge_left_out(settings, left_out)
     progress(f"left-out folds: {figures}")
 
     streams = bench.training_set(every)
@@ -142,31 +101,6 @@ def detector_files(readers: Readers, model: bytes, card: str) -> dict[str, bytes
         **readers.templates.to_files(),
         **readers.benign.to_files(),
     }
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Logits of S accounts of folds that neither heads nor classifier knew: of risk after the
-    last event and at its highest float32 (S,), of intents after the last event float32 (S, I);
-    and what is true, targets float32 (S, I)."""
-
-    last: np.ndarray
-    peak: np.ndarray
-    intents: np.ndarray
-    targets: np.ndarray
-
-    @property
-    def attacks(self) -> np.ndarray:
-        return self.last[self.targets.any(axis=1)]
-
-    @property
-    def ordinary(self) -> np.ndarray:
-        return self.last[~self.targets.any(axis=1)]
-
-    @property
-    def peaks(self) -> np.ndarray:
-        """The highest logits of ordinary accounts."""
-        return self.peak[~self.targets.any(axis=1)]
 
 
 def _left_out_logits(bench: Workbench, run_folder: Path, show_progress: bool) -> dict[str, LeftOut]:
