@@ -33,12 +33,14 @@ class CorpusPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One corpus file. `sessions` groups positions in `prompts` that belong together."""
+    """One corpus file. `sessions` groups positions in `prompts` that belong together; `slots` are
+    the kinds of slot that its prompts can fill, if the manifest says so."""
 
     name: str
     role: str
     prompts: tuple[CorpusPrompt, ...]
     sessions: tuple[tuple[int, ...], ...]
+    slots: tuple[str, ...] = ()
 
 
 def corpora_dir(path: Path | str | None = None) -> Path | None:
@@ -76,12 +78,14 @@ def read_corpora(
             f"{folder}/MANIFEST.tsv must have columns name and role, however: it has "
             f"{', '.join(map(str, rows[0]))}; correct its first line"
         )
-    return tuple(_read_source(folder, row["name"], row["role"], limit, longest) for row in rows)
+    return tuple(_read_source(folder, row, limit, longest) for row in rows)
 
 
 def _read_source(
-    folder: Path, name: str, role: str, limit: int | None, longest: int | None
+    folder: Path, row: dict[str, str], limit: int | None, longest: int | None
 ) -> Source:
+    name, role = row["name"], row["role"]
+    slots = tuple(filter(None, (row.get("slots") or "").split(",")))
     if role not in ROLES:
         raise InputError(
             f"the role of {name} in MANIFEST.tsv must be one of {', '.join(ROLES)}, "
@@ -114,7 +118,7 @@ def _read_source(
         raise InputError(f"{path} must hold prompts, however: it holds none")
     if limit is not None and len(prompts) > limit:
         prompts = _thin(prompts, limit)
-    return Source(name, role, tuple(prompts), _group_sessions(prompts))
+    return Source(name, role, tuple(prompts), _group_sessions(prompts), slots)
 
 
 def _thin(prompts: list[CorpusPrompt], limit: int) -> list[CorpusPrompt]:

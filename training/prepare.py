@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from stillwatch.data.corpora import read_corpora
+from stillwatch.data.corpora import Source, read_corpora
+from stillwatch.data.errors import InputError
 from stillwatch.model.bundle import Layout
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder
@@ -55,9 +57,7 @@ def prepare(
         progress(f"labelled logs: {sum(map(len, groups)):,} accounts in {len(groups):,} groups")
     labelled = deal_groups(groups, settings.composition.folds)
     progress("reading the corpora")
-    sources = read_corpora(
-        corpora, settings.composition.source_prompts, settings.composition.prompt_chars
-    )
+    sources = _read_sources(settings, corpora)
     materials = all_materials(
         sources, settings.composition.hold_out, settings.wrappers, settings.intents
     )
@@ -80,6 +80,23 @@ def prepare(
         settings, folds, table.texts, vectors, library, library_vectors(library, encoder), progress
     )
     return bench, encoder, test_sets
+
+
+def _read_sources(settings: Settings, corpora: Path | None) -> tuple[Source, ...]:
+    """The sources of every corpora folder; InputError if two have one name."""
+    plan = settings.composition
+    sources = [
+        source
+        for folder in (corpora, *map(Path, settings.more_corpora))
+        for source in read_corpora(folder, plan.source_prompts, plan.prompt_chars)
+    ]
+    doubles = [name for name, count in Counter(s.name for s in sources).items() if count > 1]
+    if doubles:
+        raise InputError(
+            f"sources of all corpora folders must have different names, however: {doubles[0]} "
+            "stands twice; rename it in its manifest"
+        )
+    return tuple(sources)
 
 
 def encode_table(

@@ -92,6 +92,7 @@ class Settings:
             that were left out, half of it built as attacks are.
         calibration_folds: folds left out in turn to calibrate on.
         labelled: folders with labelled logs (a log beside its labels) to train on as well.
+        more_corpora: further corpora folders, in the form of the first.
         wrappers: further files of attack wrappers, in the form of data/simulator/wrappers.jsonl.
         templates: further files of known attack templates, in the form of model/library.jsonl.
         composition: what is composed of the corpora.
@@ -106,6 +107,7 @@ class Settings:
     max_fpr: float = 0.05
     calibration_folds: int = 2
     labelled: list[str] = field(default_factory=list)
+    more_corpora: list[str] = field(default_factory=list)
     wrappers: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
     composition: Composition = field(default_factory=Composition)

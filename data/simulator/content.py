@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,10 +135,10 @@ class Wrapper(PromptForm):
     @property
     def hand(self) -> str:
         """Those wrappers of a family that were written in one go, by the tens of their numbers
-        (01 to 19, 20 to 79, 80 on): others of the family share no phrase with them."""
+        (01 to 19, 20 to 79, 80 to 99, 100 on): others of the family share no phrase with them."""
         found = _NUMBER.search(self.id)
         number = int(found[1]) if found else 0
-        return f"{self.family}/{0 if number < 20 else 1 if number < 80 else 2}"
+        return f"{self.family}/{bisect_right((20, 80, 100), number)}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stillwatch.data.corpora import CorpusPrompt, Source
 from stillwatch.data.simulator.content import Product, Wrapper
@@ -97,7 +97,7 @@ ATTACK_ROLES = frozenset(ROLE_INTENT)
 
 def source_slots(source: Source) -> tuple[str, ...]:
     """Slot kinds that the prompts of a source can fill."""
-    return SOURCE_SLOTS.get(source.name, _ROLE_SLOTS[source.role])
+    return source.slots or SOURCE_SLOTS.get(source.name, _ROLE_SLOTS[source.role])
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Materials:
             )
             prompts = tuple(source.prompts[p] for p in kept)
             if prompts:
-                sources.append(Source(source.name, source.role, prompts, sessions))
+                sources.append(replace(source, prompts=prompts, sessions=sessions))
         return Materials(tuple(sources), self.wrappers, self.products, self.phrases)
 
 

@@ -50,12 +50,15 @@ def scored(events: list[Event]) -> Scorer:
     return scorer
 
 
-def test_campaigns_of_the_sample_rank_above_look_alikes(scored: Scorer) -> None:
+def test_campaigns_of_the_sample_are_flagged_and_look_alikes_are_not(scored: Scorer) -> None:
     labels = {label.id: bool(label.intents) for label in read_labels(SAMPLE / "labels.jsonl")}
-    ranked = sorted(scored.verdicts(), key=lambda verdict: -verdict.risk)
+    ranked = sorted(scored.verdicts(), key=lambda verdict: -verdict.peak_risk)
     attacks = sum(labels.values())
-    # Ten of twelve when the bundle was released; the other two places are false alarms.
-    assert sum(labels[verdict.account_id] for verdict in ranked[:attacks]) >= attacks - 3
+    ever = [labels[verdict.account_id] for verdict in ranked if verdict.flagged_after]
+    # When the bundle was released: four flagged, all of them attacks; of the first twelve eleven.
+    assert len(ever) >= 3
+    assert all(ever)
+    assert sum(labels[verdict.account_id] for verdict in ranked[:attacks]) >= attacks - 2
 
 
 def test_event_by_event_equals_one_go(scored: Scorer, events: list[Event]) -> None:
