@@ -59,7 +59,7 @@ class VectorCache:
             try:
                 with np.load(path, allow_pickle=False) as shard:
                     self._remember(shard["digests"], shard["counts"], shard["windows"])
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 # A cache: what cannot be read is encoded again.
                 path.unlink()
 

@@ -57,7 +57,7 @@ def test_every_fault_is_told_at_once() -> None:
         Settings(composition=Composition(source_prompts=0)),
         Settings(seed=-1),
         Settings(composition=Composition(attacks=0)),
-        Settings(composition=Composition(ordinary=100)),
+        Settings(composition=Composition(ordinary=20)),
         Settings(max_fpr=0.001),
         Settings(optimisation=Optimisation(learning_rate=float("nan"))),
         Settings(optimisation=Optimisation(heads=0)),
