@@ -57,7 +57,7 @@ class VectorCache:
         self._shards: list[np.ndarray] = []
         for path in sorted(self.folder.glob("shard-*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as shard:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                     self._remember(shard["digests"], shard["counts"], shard["windows"])
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 # A cache: what cannot be read is encoded again.
