@@ -50,7 +50,9 @@ def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, An
         "",
         "## Limits",
         "Trained on composed streams, not on real campaigns. The encoder was trained on English; "
-        "other languages rest more on character n-grams and on the shape of the stream.",
+        "other languages rest more on n-grams and on the shape of the stream. Streams of training "
+        f"and calibration have at most {settings.optimisation.longest} events; longer ordinary "
+        "accounts have more chances to be flagged.",
         "",
     ]
     return "\n".join(lines)
