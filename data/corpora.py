@@ -63,22 +63,44 @@ def read_corpora(
     Raises InputError if the folder, the manifest or a file is missing, empty or malformed.
     """
     folder = corpora_dir(path)
-    if folder is None or not (folder / "MANIFEST.tsv").is_file():
-        shown = folder or "../shared/corpora"
+    fault = _folder_fault(folder)
+    if folder is None or fault:
+        raise InputError(f"{fault}; name the corpora with --corpora or STILLWATCH_CORPORA")
+    try:
+        with (folder / "MANIFEST.tsv").open(encoding="utf-8", newline="") as manifest:
+            rows = list(csv.DictReader(manifest, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"the corpora folder must hold MANIFEST.tsv, however: {shown} does not; "
-            "name the folder with --corpora or STILLWATCH_CORPORA"
-        )
-    with (folder / "MANIFEST.tsv").open(encoding="utf-8", newline="") as manifest:
-        rows = list(csv.DictReader(manifest, delimiter="\t"))
+            f"{folder}/MANIFEST.tsv must be a readable table in UTF-8, however: "
+            f"{type(error).__name__}; restore it"
+        ) from error
     if not rows:
-        raise InputError(f"{folder}/MANIFEST.tsv must list sources, however: it is empty")
+        raise InputError(
+            f"{folder}/MANIFEST.tsv must list sources, however: it is empty; "
+            "write one source a line, with its name and role"
+        )
     if not {"name", "role"} <= rows[0].keys():
         raise InputError(
             f"{folder}/MANIFEST.tsv must have columns name and role, however: it has "
             f"{', '.join(map(str, rows[0]))}; correct its first line"
         )
     return tuple(_read_source(folder, row, limit, longest) for row in rows)
+
+
+def _folder_fault(folder: Path | None) -> str:
+    """What keeps a folder from being a corpora folder; empty if nothing does."""
+    if folder is None:
+        return "the corpora folder must be named or be ../shared/corpora, however: neither is so"
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        return f"the corpora folder must be a folder, however: {folder} {found}"
+    if (folder / "MANIFEST.tsv").is_file():
+        return ""
+    try:
+        found = "does not" if any(folder.iterdir()) else "is empty"
+    except OSError:
+        found = "cannot be read"
+    return f"the corpora folder must hold MANIFEST.tsv, however: {folder} {found}"
 
 
 def _read_source(
@@ -95,8 +117,16 @@ def _read_source(
     if not path.is_file():
         raise InputError(f"{path} must exist, however: it does not; restore it or its manifest row")
     prompts: list[CorpusPrompt] = []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} must be readable, however: {os.strerror(error.errno or 0)}; "
+            "correct its permissions or remove its row from the manifest"
+        ) from error
     # As bytes, so that a line that is not UTF-8 is named like any other malformed one.
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             text = record["prompt"]
@@ -115,7 +145,11 @@ def _read_source(
                 )
             )  # fmt: skip
     if not prompts:
-        raise InputError(f"{path} must hold prompts, however: it holds none")
+        kept = f" of at most {longest:,} characters" if longest is not None and lines else ""
+        raise InputError(
+            f"{path} must hold prompts{kept}, however: it holds none; "
+            "fill it or remove its row from the manifest"
+        )
     if limit is not None and len(prompts) > limit:
         prompts = _thin(prompts, limit)
     return Source(name, role, tuple(prompts), _group_sessions(prompts), slots)

@@ -35,8 +35,10 @@ def check_labels(
     labels: Iterable[Label],
     known_intents: Collection[str],
     known_accounts: Collection[str] | None = None,
+    name: str = "Labels",
 ) -> None:
-    """Raises InputError, naming the first faulty line and how many more there are.
+    """Raises InputError, naming the first faulty line and how many more there are; `name` is
+    what messages call the file.
 
     Faults: an intent not in `known_intents`, an account not in `known_accounts` (if given), and
     labels that contradict each other: two of one subject with other intents, or an account that
@@ -46,11 +48,12 @@ def check_labels(
     seen: dict[tuple[str, str], Label] = {}
     judged: dict[str, Label] = {}
     for label in labels:
-        where = f"Labels, line {label.line}:"
+        where = f"{name}, line {label.line}:"
         for intent in label.intents:
             if intent not in known_intents:
                 faults.append(
-                    f"{where} intents must be of {', '.join(known_intents)}, however: {intent!r}"
+                    f"{where} intents must be of {', '.join(known_intents)}, however: "
+                    f"{intent!r}; correct the label or add the intent"
                 )
         earlier = seen.setdefault((label.subject, label.id), label)
         if set(earlier.intents) != set(label.intents):
@@ -62,7 +65,10 @@ def check_labels(
         accounts = (label.id,) if label.subject == "account" else label.accounts
         for account in accounts:
             if known_accounts is not None and account not in known_accounts:
-                faults.append(f"{where} the account must be in the log, however: {account!r}")
+                faults.append(
+                    f"{where} the account must be in the log, however: {account!r} is not; "
+                    "add its log or remove the label"
+                )
             earlier = judged.setdefault(account, label)
             if bool(earlier.intents) != bool(label.intents):
                 faults.append(

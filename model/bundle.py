@@ -25,7 +25,7 @@ from stillwatch.data.errors import BundleError, OutputError
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import class_names
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 
@@ -34,7 +34,7 @@ class Layout:
 
     DETECTOR = (
         "classifier.onnx", "heads.safetensors", "templates.faiss", "templates.jsonl",
-        "benign.faiss", "README.md",
+        "benign.faiss", "examples.safetensors", "README.md",
     )  # fmt: skip
     ENCODER = ("encoder.onnx", "tokenizer.json")
 
@@ -102,6 +102,7 @@ class Manifest(BaseModel):
     calibration: Calibration
     thresholds: Thresholds
     benign_sources: list[str]
+    head_origins: list[float]
     data_hash: str
     settings: dict[str, Any]
     versions: dict[str, str]

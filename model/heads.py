@@ -74,7 +74,11 @@ class IntentHeads:
 
     def to_bytes(self) -> bytes:
         """The contents of heads.safetensors."""
-        return save_tensors({name: np.ascontiguousarray(getattr(self, name)) for name in _FIELDS})
+        return save_tensors(self.tensors())
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in _FIELDS}
 
     @classmethod
     def from_bytes(cls, content: bytes, dimensions: int, classes: int) -> IntentHeads:
@@ -86,6 +90,18 @@ class IntentHeads:
                 f"heads.safetensors must be a safetensors file, however: {type(error).__name__}; "
                 "take the bundle from its source again"
             ) from error
+        return cls.from_tensors(tensors, dimensions, classes)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: dict[str, np.ndarray],
+        dimensions: int,
+        classes: int,
+        file: str = "heads.safetensors",
+    ) -> IntentHeads:
+        """Heads of these arrays; BundleError, naming the file they came from, unless every array
+        has its shape and is finite."""
         expected = {
             "dense_weight": (2, dimensions, classes),
             "dense_bias": (2, classes),
@@ -96,13 +112,13 @@ class IntentHeads:
         found = {name: tensor.shape for name, tensor in tensors.items()}
         if found != expected:
             raise BundleError(
-                f"heads.safetensors must hold {expected}, however: {found}; "
+                f"{file} must hold {expected}, however: {found}; "
                 "take the bundle from its source again"
             )
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
                 raise BundleError(
-                    f"heads.safetensors must hold finite numbers, however: {name} does not; "
+                    f"{file} must hold finite numbers, however: {name} does not; "
                     "take the bundle from its source again"
                 )
         return cls(**tensors)

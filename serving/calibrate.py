@@ -1,11 +1,12 @@
-"""Fits a bundle to a site's own ordinary traffic: benign references and thresholds.
+"""Fits a bundle to a site's own ordinary traffic: benign references, heads and thresholds.
 
-Half of the site's accounts become benign references, the other half set the thresholds, so that
-no account's risk is measured against references made of itself.
+Half of the site's accounts become benign references and adapt the heads, the other half set the
+thresholds, so that no account's risk is measured by what was made of itself.
 """
 
 from __future__ import annotations
 
+import random
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,18 @@ import numpy as np
 
 from stillwatch.data.errors import InputError
 from stillwatch.data.events import Event
+from stillwatch.model.adapt import (
+    SITE_TEXTS,
+    HeadTexts,
+    adapt_heads,
+    examples_from_bytes,
+    ngram_rows,
+    sample_by_account,
+)
 from stillwatch.model.bundle import Bundle, Thresholds, manifest_fields, write_bundle
+from stillwatch.model.heads import PLACES
+from stillwatch.model.lexical import ngram_chunks
+from stillwatch.model.stream import EventTexts, encode_texts
 from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import SiteThreshold, accounts_needed, site_threshold
 from stillwatch.serving.scorer import Scorer
@@ -28,12 +40,15 @@ SUSPECT_RISK = 0.9
 MAX_SUSPECTS = 0.02
 SITE = "site"
 """Source name of references that come from a site's own traffic."""
-MAX_REFERENCES = 800
+MAX_FRAMES, MAX_SLOTS = 1500, 800
+"""References made of a site's frames and of its prompts without one."""
 TEXTS_A_REFERENCE = 8
-"""A reference is the centre of about so many texts"""
+"""A reference of prompts is the centre of about so many"""
 LEAST_TEXTS = 3
 """and of no fewer than these."""
-SAMPLED_TEXTS = 40_000
+SAMPLED_ACCOUNTS, TEXTS_AN_ACCOUNT = 2000, 30
+MAX_DISTINCT = 20_000
+"""Texts of one account after which no more of it are looked at."""
 
 CARD_HEADING = "## Calibrated to a site"
 
@@ -51,7 +66,11 @@ class Calibrated:
 
 def is_reference(account_id: str) -> bool:
     """Whether an account's traffic becomes references; the others set the threshold."""
-    return zlib.crc32(account_id.encode("utf-8", "replace")) % 2 == 0
+    return _hash(account_id) % 2 == 0
+
+
+def _hash(account_id: str) -> int:
+    return zlib.crc32(account_id.encode("utf-8", "replace"))
 
 
 def check_enough(accounts: Iterable[str], max_fpr: float) -> None:
@@ -74,14 +93,19 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     Raises InputError if there are too few accounts, or if so many have a high risk that the log
     must hold campaigns: references and a threshold made of those would let campaigns through.
     """
-    reservoir = _Reservoir(scorer.bundle.manifest.encoder.dimensions)
-    scorer.observe = reservoir.add
+    sample = SiteSample()
+    scorer.observe = sample.add
     _score(scorer, chunks, "Reading half of the accounts for references", is_reference)
     _refuse_suspects(scorer.peak_risks())
     old = scorer.bundle
-    benign = _with_site(scorer.benign, reservoir.vectors())
-    fields = {**manifest_fields(old.manifest), "benign_sources": list(benign.sources)}
-    content = {**old.content, **benign.to_files()}
+    benign, site = _with_site(scorer, sample)
+    manifest = old.manifest
+    examples, fitted = examples_from_bytes(
+        old.content["examples.safetensors"], manifest.encoder.dimensions, len(manifest.classes)
+    )
+    heads = adapt_heads(fitted, examples, site, manifest.head_origins, len(manifest.intents) + 1)
+    fields = {**manifest_fields(manifest), "benign_sources": list(benign.sources)}
+    content = {**old.content, **benign.to_files(), "heads.safetensors": heads.to_bytes()}
     with tempfile.TemporaryDirectory() as scratch:
         widened = write_bundle(Path(scratch) / "bundle", fields, content)
         second = Scorer(widened, scorer.encoder)
@@ -134,43 +158,98 @@ def _refuse_suspects(peaks: np.ndarray) -> None:
         )
 
 
-def _with_site(benign: BenignIndex, vectors: np.ndarray) -> BenignIndex:
-    """The references with centres of a site's vectors (N, D) in place of earlier ones of it."""
+def _with_site(
+    scorer: Scorer, sample: SiteSample
+) -> tuple[BenignIndex, tuple[HeadTexts, HeadTexts]]:
+    """The references with a site's own in place of earlier ones of it, and its texts as the heads
+    read them."""
+    benign, dimensions = scorer.benign, scorer.bundle.manifest.encoder.dimensions
     kept = np.array([source != SITE for source in benign.sources])
-    wanted = min(MAX_REFERENCES, len(vectors) // TEXTS_A_REFERENCE)
-    if not wanted:
-        return benign
+    vectors = [benign.vectors()[kept]]
+    heads = []
+    for place, name in enumerate(PLACES):
+        accounts, texts = sample.texts(place)
+        encoded = encode_texts(scorer.encoder, texts)
+        points = np.array([item.vector for item in encoded], dtype=np.float32)
+        points = points.reshape(len(texts), dimensions)
+        chosen, weight = sample_by_account(accounts, SITE_TEXTS, np.random.default_rng(0))
+        bags = [np.unique(np.concatenate(ngram_chunks(texts[int(n)]))) for n in chosen]
+        heads.append(HeadTexts(points[chosen], ngram_rows(bags), weight.astype(np.float32)))
+        vectors.append(_references(points, name))
+    found = np.concatenate(vectors)
+    sources = (*(s for s in benign.sources if s != SITE), *(SITE,) * (len(found) - kept.sum()))
+    return BenignIndex(sources, found), (heads[0], heads[1])
+
+
+def _references(points: np.ndarray, place: str) -> np.ndarray:
+    """Unit vectors float32 (M, D) that stand for a site's texts (N, D). A frame is a template,
+    and stands for itself where there are few; of what varies there are centres alone."""
+    most = MAX_FRAMES if place == "frame" else min(MAX_SLOTS, len(points) // TEXTS_A_REFERENCE)
+    if len(points) <= most or not most:
+        return points if most else points[:0]
     kmeans = faiss.Kmeans(
-        vectors.shape[1], wanted, niter=12, seed=0, spherical=True, min_points_per_centroid=1
+        points.shape[1], most, niter=12, seed=0, spherical=True, min_points_per_centroid=1
     )
-    kmeans.train(vectors)
+    kmeans.train(points)
     centres = np.asarray(kmeans.centroids)
-    _, nearest = kmeans.index.search(vectors, 1)
-    # A customer's text may not be read back from its vector: a centre of few texts is left out.
-    centres = centres[np.bincount(nearest[:, 0], minlength=wanted) >= LEAST_TEXTS]
-    centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
-    return BenignIndex(
-        (*(s for s in benign.sources if s != SITE), *(SITE,) * len(centres)),
-        np.concatenate([benign.vectors()[kept], centres.astype(np.float32)]),
-    )
+    if place == "slot":
+        # A customer's text may not be read back from its vector: centres of few are left out.
+        _, nearest = kmeans.index.search(points, 1)
+        centres = centres[np.bincount(nearest[:, 0], minlength=most) >= LEAST_TEXTS]
+    unit = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
+    return np.asarray(unit, dtype=np.float32)
+
+
+class SiteSample:
+    """An even sample of each account's distinct frames, and of its prompts without a frame
+    (Vitter 1985, algorithm R), of SAMPLED_ACCOUNTS accounts chosen by the hash of their names."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[_Reservoir, _Reservoir]] = {}
+
+    def add(self, account_id: str, texts: EventTexts) -> None:
+        """One event's texts."""
+        own = self._kept.get(account_id)
+        if own is None:
+            own = self._kept[account_id] = (_Reservoir(), _Reservoir())
+            if len(self._kept) > 2 * SAMPLED_ACCOUNTS:
+                self._thin()
+        if texts.frame:
+            own[0].add(texts.frame)
+        else:
+            own[1].add(texts.slot)
+
+    def _thin(self) -> None:
+        names = sorted(self._kept, key=_hash)[:SAMPLED_ACCOUNTS]
+        self._kept = {name: self._kept[name] for name in names}
+
+    def texts(self, place: int) -> tuple[np.ndarray, list[str]]:
+        """Number of the account of each text, int64 (N,), and the texts, N of them."""
+        self._thin()
+        found = [
+            (number, text)
+            for number, name in enumerate(sorted(self._kept))
+            for text in self._kept[name][place].texts
+        ]
+        return np.array([number for number, _ in found], dtype=np.int64), [t for _, t in found]
 
 
 class _Reservoir:
-    """An even sample of the vectors that pass by (Vitter 1985, algorithm R)."""
+    """TEXTS_AN_ACCOUNT of the distinct texts that pass by."""
 
-    def __init__(self, dimensions: int) -> None:
-        self._rng = np.random.default_rng(0)
-        self._kept = np.empty((SAMPLED_TEXTS, dimensions), dtype=np.float32)
-        self._seen = 0
+    __slots__ = ("_distinct", "_rng", "texts")
 
-    def add(self, vectors: np.ndarray) -> None:
-        for vector in vectors:
-            position = self._seen
-            if position >= SAMPLED_TEXTS:
-                position = int(self._rng.integers(0, self._seen + 1))
-            if position < SAMPLED_TEXTS:
-                self._kept[position] = vector
-            self._seen += 1
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._distinct: set[int] = set()
+        self._rng = random.Random(0)
 
-    def vectors(self) -> np.ndarray:
-        return self._kept[: min(self._seen, SAMPLED_TEXTS)]
+    def add(self, text: str) -> None:
+        key = zlib.crc32(text.encode("utf-8", "replace"))
+        if key in self._distinct or len(self._distinct) >= MAX_DISTINCT:
+            return
+        self._distinct.add(key)
+        if len(self.texts) < TEXTS_AN_ACCOUNT:
+            self.texts.append(text)
+        elif (place := self._rng.randrange(len(self._distinct))) < TEXTS_AN_ACCOUNT:
+            self.texts[place] = text

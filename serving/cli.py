@@ -11,16 +11,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from stillwatch.data.errors import MissingError, StillwatchError
+from stillwatch.data.events import Event
 from stillwatch.serving.commands import calibrate, demo, score, templates
-from stillwatch.serving.verdict import visible
+from stillwatch.serving.verdict import Verdict, visible
 
 DEBUG_VARIABLE = "STILLWATCH_DEBUG"
 EXIT_USAGE = 2
@@ -117,7 +119,7 @@ def _train(context: typer.Context) -> None:
 @app.command("evaluate", context_settings=_HAND_OVER, add_help_option=False)
 def _evaluate(context: typer.Context) -> None:
     """Test on material left out of training. Options: stillwatch evaluate --help."""
-    _hand_over("evaluate", context.args)
+    _hand_over("evaluate", context.args, judge_log)
 
 
 @app.command("export", context_settings=_HAND_OVER, add_help_option=False)
@@ -126,12 +128,22 @@ def _export(context: typer.Context) -> None:
     _hand_over("export", context.args)
 
 
-def _hand_over(name: str, argv: list[str]) -> None:
-    """Run a command of `stillwatch.training`, which may not be installed whole."""
+def judge_log(bundle: Path, events: Iterable[Event]) -> Mapping[str, Verdict]:
+    """Verdicts of a log's accounts as they serve: what an evaluation tests a bundle by."""
+    from stillwatch.serving.scorer import Scorer
+
+    scorer = Scorer.from_bundle(bundle, threads=os.cpu_count() or 1)
+    scorer.ingest(events)
+    return {verdict.account_id: verdict for verdict in scorer.verdicts()}
+
+
+def _hand_over(name: str, argv: list[str], *needs: Callable[..., Any]) -> None:
+    """Run a command of `stillwatch.training`, which may not be installed whole and which imports
+    nothing of serving: what it `needs` of that is handed to it."""
     try:
         from stillwatch.training import cli
 
-        code = getattr(cli, name)(argv)
+        code = getattr(cli, name)(argv, *needs)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "stillwatch":
             raise

@@ -80,8 +80,8 @@ class Scorer:
         self.bundle_id = bundle.id
         self.intents = tuple(manifest.intents)
         self.truncated = 0
-        self.observe: Callable[[np.ndarray], None] | None = None
-        """Called with the vectors float32 (N, D) of texts that were encoded."""
+        self.observe: Callable[[str, EventTexts], None] | None = None
+        """Called with each event's account and texts before it is scored."""
         self.encoder = encoder
         check_names(manifest)
         self._layout = SignalLayout(len(manifest.classes))
@@ -176,6 +176,9 @@ class Scorer:
         accounts = self._accounts.check_out(names)
         places = {name: position for position, name in enumerate(names)}
         reads = [self._read(event, places[event.account_id], accounts.records) for event in events]
+        if self.observe is not None:
+            for read in reads:
+                self.observe(read.event.account_id, read.texts)
         signals = self._look_up(reads)
         seen: dict[int, int] = {}
         waves: list[list[int]] = []
@@ -211,8 +214,6 @@ class Scorer:
                     found[key] = known
         for place, texts in enumerate(missing):
             encoded = encode_texts(self.encoder, list(texts.values()))
-            if self.observe is not None and encoded:
-                self.observe(np.stack([item.vector for item in encoded]))
             rows, templates = text_signals(
                 list(texts.values()), encoded, place, self._heads, self._templates, self.benign
             )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stillwatch.data.events import Event
+from stillwatch.model.adapt import HeadExamples, HeadTexts, examples_to_bytes, ngram_rows
 from stillwatch.model.bundle import Bundle, write_bundle
 from stillwatch.model.classifier import Classifier, ClassifierConfig
 from stillwatch.model.encoder import TextVectors
@@ -63,6 +64,17 @@ def _classifier(features: int, seed: int) -> tuple[tuple[int, ...], bytes]:
     return classifier.config.state_shape, export_classifier(classifier)
 
 
+def _examples(rng: np.random.Generator, count: int = 24) -> HeadExamples:
+    """Examples of every class with vectors of random texts."""
+    classes = len(class_names(INTENTS))
+    vectors = rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    bags = [np.unique(rng.integers(0, BUCKETS, 30)) for _ in range(count)]
+    target = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
+    target[:, len(INTENTS)] = target[:, : len(INTENTS)].max(axis=1)
+    return HeadExamples(HeadTexts(vectors, ngram_rows(bags), np.ones(count, np.float32)), target)
+
+
 def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int = 0) -> Bundle:
     """A bundle with random weights for TinyEncoder."""
     rng = np.random.default_rng(seed)
@@ -87,6 +99,7 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
     content = {
         "classifier.onnx": classifier,
         "heads.safetensors": heads.to_bytes(),
+        "examples.safetensors": examples_to_bytes((_examples(rng), _examples(rng)), heads),
         "README.md": b"# A test bundle\n",
         **TemplateIndex(templates, vectors).to_files(),
         **BenignIndex(("shop", "office"), np.stack([b.vector for b in benign])).to_files(),
@@ -109,6 +122,7 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
             "origin": "a test",
         },
         "benign_sources": ["shop", "office"],
+        "head_origins": [5.0, 5.0],
         "data_hash": "0",
         "settings": {},
         "versions": {},

@@ -6,16 +6,20 @@ LightningCLI; what was used is saved with each run.
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from stillwatch.data.errors import OutputError
 from stillwatch.training.settings import Settings
+
+if TYPE_CHECKING:
+    from stillwatch.training.benchmark.sealed import Judge
 
 RELEASE_CONFIG = Path(__file__).parent / "configs" / "release.yaml"
 
@@ -66,38 +70,86 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument("--output", type=str, default="out/bundle", help="folder of the bundle")
     parser.add_argument("--run", type=str, default="runs/train", help="folder of checkpoints, logs")
+    parser.add_argument(
+        "--label_issues", type=bool, default=False,
+        help="list labels of labelled logs that are likely wrong; needs stillwatch[labels]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mlflow", type=str | None, default=None,
+        help="address or folder of an MLflow store to log the run to; needs stillwatch[mlflow]",
+    )  # fmt: skip
     settings, options = _settings(parser, argv)
     settings.check()
+    from stillwatch.training.tracking import open_tracker
     from stillwatch.training.train import train as run_training
+
+    tracker = open_tracker(options.mlflow)
 
     report = _progress(options.progress)
     bundle = run_training(
         settings, _path(options.corpora), Path(options.output), Path(options.run),
-        Path(options.cache), options.threads, options.progress, report,
+        Path(options.cache), options.threads, options.progress, report, tracker,
+        options.label_issues,
     )  # fmt: skip
     print(f"bundle {bundle.id} written to {bundle.path}")
     return 0
 
 
-def evaluate(argv: list[str]) -> int:
-    """Train and test fold by fold on material left out, beside the baselines."""
+def evaluate(argv: list[str], judge: Judge) -> int:
+    """Train and test fold by fold on material left out, beside the baselines; test a bundle on
+    sealed material; compare it with another."""
     parser = _parser(
         "evaluate",
-        "Trains without each fold in turn and tests on it, beside baselines; prints the table.",
-        "stillwatch evaluate --config training/configs/release.yaml --report out/report",
+        "Trains without each fold in turn and tests on it, beside baselines, and tests a bundle "
+        "on sealed material that nothing is trained on; prints tables and writes a report. With "
+        "--compare, says instead where a bundle is worse than an older one, and exits with 1 if "
+        "it is.",
+        "stillwatch evaluate --report out/report; "
+        "stillwatch evaluate --bundle out/bundle --compare last-release",
     )
     parser.add_argument("--report", type=str, default="out/evaluation", help="folder of the report")
     parser.add_argument("--run", type=str, default="runs/evaluate", help="folder of checkpoints")
     parser.add_argument("--folds", type=list[int] | None, default=None, help="only these, from 1")
     parser.add_argument("--baselines", type=bool, default=True, help="fit the baselines too")
+    parser.add_argument(
+        "--bundle", type=str | None, default=None,
+        help="bundle to test; default: out/bundle with --compare, else the released one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare", type=str | None, default=None, metavar="OLD_BUNDLE",
+        help="only compare --bundle with this one on the sealed material",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sealed_only", type=bool, default=False, help="only test --bundle on sealed material"
+    )
     settings, options = _settings(parser, argv)
     settings.check()
-    from stillwatch.training.evaluate import evaluate as run_evaluation
+    from stillwatch.model.bundle import load_bundle, released_bundle
+    from stillwatch.training.benchmark import evaluate as benchmark
 
-    run_evaluation(
-        settings, _path(options.corpora), Path(options.report), Path(options.run),
-        Path(options.cache), options.threads, options.progress, _progress(options.progress),
-        options.folds, options.baselines,
+    report = _progress(options.progress)
+    folder = Path(options.report)
+    if options.compare is not None:
+        new, old = Path(options.bundle or "out/bundle"), Path(options.compare)
+        for path in (new, old):
+            load_bundle(path)
+        _, fit = benchmark.compare_bundles(new, old, judge, report)
+        print(
+            f"{new} is no worse than {old} on any group: it may be released"
+            if fit
+            else f"{new} is worse than {old} where the table says so: do not release it"
+        )
+        return 0 if fit else 1
+    bundle = _path(options.bundle) or released_bundle()
+    report(f"the bundle that is tested on sealed material: {load_bundle(bundle).id}")
+    folder.mkdir(parents=True, exist_ok=True)
+    sealed = benchmark.evaluate_bundle(bundle, judge, report, folder / "sealed.json")
+    if options.sealed_only:
+        return 0
+    benchmark.evaluate(
+        settings, _path(options.corpora), folder, Path(options.run), Path(options.cache),
+        options.threads, options.progress, report, shlex.join(["stillwatch", "evaluate", *argv]),
+        options.folds, options.baselines, sealed,
     )  # fmt: skip
     return 0
 
@@ -142,7 +194,3 @@ def export(argv: list[str]) -> int:
         f"bundle {complete.id} written to {output}"
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit({"train": train, "evaluate": evaluate, "export": export}[sys.argv[1]](sys.argv[2:]))

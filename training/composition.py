@@ -42,6 +42,8 @@ class Fold:
     materials: Materials
     streams: FramedStreams
     reference: FramedStreams
+    labelled: tuple[str, ...] = ()
+    """Accounts of the labelled streams, in the order of `streams`."""
 
     @property
     def families(self) -> frozenset[str]:
@@ -95,9 +97,13 @@ def compose_folds(
     jobs = [partial(compose, n) for n in numbers] + [partial(compose_reference, n) for n in numbers]
     framed = compose_framed(jobs, table, processes)
     return [
-        Fold(part, streams, reference)
-        for part, streams, reference in zip(
-            parts, framed[: plan.folds], framed[plan.folds :], strict=True
+        Fold(part, streams, reference, tuple(stream.account_id for stream in own))
+        for part, streams, reference, own in zip(
+            parts,
+            framed[: plan.folds],
+            framed[plan.folds :],
+            labelled or [[]] * plan.folds,
+            strict=True,
         )
     ]
 

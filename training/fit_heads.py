@@ -3,14 +3,24 @@ but that of the choice of examples."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 from scipy import sparse
-from scipy.optimize import minimize
 
+from stillwatch.model.adapt import (
+    DENSE_PENALTY,
+    LEXICAL_PENALTY,
+    SITE_TEXTS,
+    HeadExamples,
+    HeadTexts,
+    ngram_rows,
+    sample_by_account,
+)
 from stillwatch.model.heads import (
     ANY_INTENT,
     ORDINARY_CLASSES,
@@ -18,28 +28,41 @@ from stillwatch.model.heads import (
     IntentHeads,
     projection_matrix,
 )
-from stillwatch.model.lexical import BUCKETS, ngram_chunks
+from stillwatch.model.lexical import ngram_chunks
+from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
-BANK_PER_ORIGIN = 40
+BANK_PER_ORIGIN, SLOTS_PER_PRODUCT, FRAMES_PER_ORIGIN = 40, 6, 8
+SAMPLED_EXAMPLES = 3000
+"""Examples of each place that a bundle holds, for heads to be adapted with."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Distinct (text, class) pairs of one place: text_id int64 (N,), target float32 (N, C),
-    weight float32 (N,) that gives each origin a like say."""
+    weight float32 (N,) that gives each origin a like say; how many ordinary origins there are."""
 
     text_id: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    ordinary_origins: float
 
 
 class NgramTable:
     """N-grams of all texts of a run, counted once, stretch by stretch as `ngram_chunks` does."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._chunks = [ngram_chunks(text) for text in texts]
+    def __init__(self, texts: Sequence[str], processes: int = 1) -> None:
+        """Forks if `processes` is above 1: not to be made beside running threads."""
+        global _TEXTS
+        starts = range(0, len(texts), _COUNTED_TOGETHER)
+        if processes == 1 or len(starts) < 2:
+            self._chunks = [ngram_chunks(text) for text in texts]
+            return
+        _TEXTS = texts
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            self._chunks = [own for part in pool.map(_count_ngrams, starts) for own in part]
+        _TEXTS = ()
 
     def chunks(self, text_id: int) -> list[np.ndarray]:
         """What `ngram_chunks` gives for the text."""
@@ -51,11 +74,15 @@ class NgramTable:
             own[0] if len(own) == 1 else np.unique(np.concatenate(own))
             for own in (self._chunks[i] for i in text_ids)
         ]
-        counts = np.array([len(bag) for bag in bags])
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        columns = np.concatenate(bags).astype(np.int32)
-        values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
-        return sparse.csr_array((values, columns, starts), shape=(len(text_ids), BUCKETS))
+        return ngram_rows(bags)
+
+
+_COUNTED_TOGETHER = 4096
+_TEXTS: Sequence[str] = ()
+
+
+def _count_ngrams(start: int) -> list[list[np.ndarray]]:
+    return [ngram_chunks(text) for text in _TEXTS[start : start + _COUNTED_TOGETHER]]
 
 
 def collect_examples(
@@ -94,95 +121,128 @@ def collect_examples(
         target[row, column[ANY_INTENT]] = label not in ORDINARY_CLASSES
     weight = np.array([1 / counts[origin] for origin in origins], dtype=np.float32)
     return Examples(
-        np.array([text_id for text_id, _ in pairs], dtype=np.int64), target, weight / weight.mean()
-    )
+        np.array([text_id for text_id, _ in pairs], dtype=np.int64),
+        target,
+        weight / weight.mean(),
+        float(len({name for name, (_, label) in zip(origins, pairs, strict=True)
+                   if label in ORDINARY_CLASSES})),
+    )  # fmt: skip
 
 
 def fit_heads(
-    examples: tuple[Examples, Examples],
-    vectors: VectorTable,
-    ngrams: NgramTable,
-    dense_penalty: float = 3e-4,
-    lexical_penalty: float = 1e-4,
+    examples: tuple[Examples, Examples], vectors: VectorTable, ngrams: NgramTable
 ) -> IntentHeads:
     """One-against-rest logistic regressions for each place, on vectors and on n-grams."""
     dense, lexical = [], []
     for own in examples:
-        dense.append(_logistic(vectors.means[own.text_id], own.target, own.weight, dense_penalty))
-        lexical.append(_logistic(ngrams.rows(own.text_id), own.target, own.weight, lexical_penalty))
+        weight = balanced(own.target, own.weight)
+        rows = vectors.means[own.text_id]
+        dense.append(Problem(rows, own.target, weight, DENSE_PENALTY).minimise())
+        bags = ngrams.rows(own.text_id)
+        lexical.append(Problem(bags, own.target, weight, LEXICAL_PENALTY).minimise())
     return IntentHeads(
-        np.stack([w for w, _ in dense]),
-        np.stack([b for _, b in dense]),
-        np.stack([w for w, _ in lexical]).astype(np.float16),
-        np.stack([b for _, b in lexical]),
+        np.stack([found[:-1] for found in dense]),
+        np.stack([found[-1] for found in dense]),
+        np.stack([found[:-1] for found in lexical]).astype(np.float16),
+        np.stack([found[-1] for found in lexical]),
         projection_matrix(vectors.means.shape[1]),
     )
 
 
-def _logistic(
-    inputs: np.ndarray | sparse.csr_array, target: np.ndarray, weight: np.ndarray, penalty: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (D, C) and biases (C,) by L-BFGS on the cross-entropy with a quadratic penalty.
+def sample_examples(
+    examples: Examples,
+    intents: int,
+    vectors: VectorTable,
+    ngrams: NgramTable,
+    rng: np.random.Generator,
+    most: int = SAMPLED_EXAMPLES,
+) -> HeadExamples:
+    """A sample that stands for all examples: half of it attacks, each with the same weight, drawn
+    as often as it weighs."""
+    attacks = examples.target[:, :intents].any(axis=1)
+    chosen, weights = [], []
+    for side in (attacks, ~attacks):
+        rows = np.flatnonzero(side)
+        weight = examples.weight[rows].astype(np.float64)
+        total = float(weight.sum())
+        count = min(most // 2, len(rows))
+        chosen.append(rng.choice(rows, count, replace=False, p=weight / total))
+        weights.append(np.full(count, total / max(count, 1)))
+    kept = np.concatenate(chosen)
+    texts = head_texts(examples.text_id[kept], np.concatenate(weights), vectors, ngrams)
+    return HeadExamples(texts, examples.target[kept])
 
-    Each class is balanced against the rest, so that a logit of 0 is even odds whatever its
-    frequency.
-    """
-    rows, width, classes = len(target), inputs.shape[1], target.shape[1]
-    weighted = target * weight[:, None]
-    positive = np.maximum(weighted.sum(axis=0), 1.0)
-    negative = np.maximum(((1 - target) * weight[:, None]).sum(axis=0), 1.0)
-    balance = np.where(target > 0, 0.5 / positive, 0.5 / negative) * weight[:, None]
-    transposed = inputs.T if isinstance(inputs, np.ndarray) else inputs.T.tocsr()
 
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = flat.reshape(width + 1, classes)
-        matrix, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
-        logits = inputs @ matrix + bias
-        value = float((balance * (np.logaddexp(0, logits) - target * logits)).sum())
-        value += penalty * float((matrix**2).sum())
-        likely = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-        slope = (balance * (likely - target)).astype(np.float32)
-        gradient = np.empty_like(parameters)
-        gradient[:-1] = transposed @ slope + 2 * penalty * matrix
-        gradient[-1] = slope.sum(axis=0)
-        return value, gradient.ravel()
+def head_texts(
+    text_id: np.ndarray, weight: np.ndarray, vectors: VectorTable, ngrams: NgramTable
+) -> HeadTexts:
+    """Texts of the run as the heads read them."""
+    return HeadTexts(vectors.means[text_id], ngrams.rows(text_id), weight.astype(np.float32))
 
-    assert rows
-    start = np.zeros((width + 1) * classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
-    parameters = found.reshape(width + 1, classes).astype(np.float32)
-    return parameters[:-1], parameters[-1]
+
+def site_texts(
+    sets: list[FramedStreams],
+    place: int,
+    vectors: VectorTable,
+    ngrams: NgramTable,
+    rng: np.random.Generator,
+) -> HeadTexts:
+    """What stands at a place in a site's ordinary streams, each account weighing 1 in all."""
+    pairs, accounts = [], 0
+    for streams in sets:
+        framed = streams.frame_id >= 0
+        ids = streams.frame_id if PLACES[place] == "frame" else streams.slot_id
+        kept = framed if PLACES[place] == "frame" else ~framed
+        account = np.repeat(np.arange(len(streams)), streams.lengths) + accounts
+        pairs.append(np.unique(np.stack([account[kept], ids[kept]], axis=1), axis=0))
+        accounts += len(streams)
+    found = np.concatenate(pairs)
+    chosen, weight = sample_by_account(found[:, 0], SITE_TEXTS, rng)
+    return head_texts(found[chosen, 1], weight, vectors, ngrams)
 
 
 def benign_bank(
     sets: list[FramedStreams], vectors: VectorTable, seed: int = 0
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Centres of each ordinary origin's texts: unit vectors float32 (M, D) and their origins.
+    """References of ordinary traffic: unit vectors float32 (M, D) and their origins.
 
-    Centres keep the bank small. The texts are those of public corpora; an origin with few of them
-    may give one text's own vector.
+    A product's frames are few and stand as they are, up to FRAMES_PER_ORIGIN centres of them, so
+    that a known product is known for certain; of what varies there are centres alone.
     """
-    by_origin: dict[str, set[int]] = {}
+    frames: dict[str, set[int]] = {}
+    slots: dict[str, set[int]] = {}
+    framed_origins: set[str] = set()
     for streams in sets:
         ordinary = np.repeat(~streams.is_attack, streams.lengths)
-        for ids in (streams.slot_id, streams.frame_id):
+        for ids, found in ((streams.frame_id, frames), (streams.slot_id, slots)):
             for text_id, origin in zip(ids[ordinary], streams.origins[ordinary], strict=True):
                 if text_id >= 0:
-                    by_origin.setdefault(str(origin), set()).add(int(text_id))
+                    found.setdefault(str(origin), set()).add(int(text_id))
+        framed_origins.update(frames)
     centres, origins = [], []
-    for origin in sorted(by_origin):
-        points = vectors.means[sorted(by_origin[origin])]
-        wanted = min(BANK_PER_ORIGIN, max(1, len(points) // 4))
-        if wanted == 1:
-            found = points.mean(axis=0, keepdims=True)
-        else:
-            kmeans = faiss.Kmeans(
-                points.shape[1], wanted, niter=12, seed=seed, spherical=True,
-                min_points_per_centroid=1, max_points_per_centroid=256,
-            )  # fmt: skip
-            kmeans.train(points)
-            found = kmeans.centroids
-        found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
-        centres.append(found.astype(np.float32))
-        origins += [origin] * len(found)
+    for origin in sorted(frames):
+        points = vectors.means[sorted(frames[origin])]
+        centres.append(_centres(points, min(FRAMES_PER_ORIGIN, len(points)), seed))
+        origins += [origin] * len(centres[-1])
+    for origin in sorted(slots):
+        points = vectors.means[sorted(slots[origin])]
+        most = SLOTS_PER_PRODUCT if origin in framed_origins else BANK_PER_ORIGIN
+        centres.append(_centres(points, min(most, max(1, len(points) // 4)), seed))
+        origins += [origin] * len(centres[-1])
     return np.concatenate(centres), tuple(origins)
+
+
+def _centres(points: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Unit centres float32 (wanted, D) of points (N, D); the points themselves if so few."""
+    found = points
+    if wanted == 1:
+        found = points.mean(axis=0, keepdims=True)
+    elif wanted < len(points):
+        kmeans = faiss.Kmeans(
+            points.shape[1], wanted, niter=12, seed=seed, spherical=True,
+            min_points_per_centroid=1, max_points_per_centroid=256,
+        )  # fmt: skip
+        kmeans.train(points)
+        found = np.asarray(kmeans.centroids)
+    unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
+    return np.asarray(unit, dtype=np.float32)

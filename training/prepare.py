@@ -11,6 +11,7 @@ import numpy as np
 
 from stillwatch.data.corpora import Source, read_corpora
 from stillwatch.data.errors import InputError
+from stillwatch.data.simulator.materials import OWN_SOURCES, split_folds
 from stillwatch.model.bundle import Layout
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder
@@ -18,10 +19,16 @@ from stillwatch.model.sentence import sha256_of
 from stillwatch.model.stream import encode_texts
 from stillwatch.model.templates import Template, embedding_text, load_library
 from stillwatch.model.text import normalise
-from stillwatch.training.composition import all_materials, compose_folds
-from stillwatch.training.evaluation import TestSet, compose_tests
+from stillwatch.training.benchmark.folds import TestSet, compose_tests
+from stillwatch.training.composition import all_materials, available_intents, compose_folds
+from stillwatch.training.fit_heads import NgramTable
 from stillwatch.training.framed import TextTable
-from stillwatch.training.labelled import deal_groups, read_labelled
+from stillwatch.training.labelled import (
+    check_classes,
+    deal_groups,
+    read_labelled_folders,
+    stream_intents,
+)
 from stillwatch.training.settings import DEFAULT_INTENTS, Settings
 from stillwatch.training.vectors import VectorCache, VectorTable
 from stillwatch.training.workbench import Workbench
@@ -50,9 +57,7 @@ def prepare(
     """Compose every fold's training streams and, the test streams of the folds in `tests`; encode
     all their texts."""
     settings.check()
-    groups = [
-        g for folder in settings.labelled for g in read_labelled(Path(folder), settings.intents)
-    ]
+    groups = read_labelled_folders([*map(Path, settings.labelled)], settings.intents)
     if groups:
         progress(f"labelled logs: {sum(map(len, groups)):,} accounts in {len(groups):,} groups")
     labelled = deal_groups(groups, settings.composition.folds)
@@ -61,13 +66,21 @@ def prepare(
     materials = all_materials(
         sources, settings.composition.hold_out, settings.wrappers, settings.intents
     )
+    parts = split_folds(materials, settings.composition.folds)
+    known = [
+        {*available_intents(part, settings.intents), *stream_intents(own)}
+        for part, own in zip(parts, labelled, strict=True)
+    ]
+    check_classes(settings.intents, known, settings.calibration_folds)
     table = TextTable()
     folds = compose_folds(
         materials, settings.intents, settings.composition, settings.seed, table, progress,
         settings.optimisation.longest, threads, labelled,
     )  # fmt: skip
     test_sets = compose_tests(materials, settings, table, progress, threads, tests or [])
-    # After composing, whose processes are forked: an encoder has threads.
+    progress("counting n-grams")
+    ngrams = NgramTable(table.texts, threads)
+    # After composing and counting, whose processes are forked: an encoder has threads.
     encoder, digest = load_encoder(settings, threads, progress)
     vectors = encode_table(table, encoder, VectorCache(cache, digest), progress)
     library = tuple(
@@ -77,8 +90,9 @@ def prepare(
         if template.intent in settings.intents
     )
     bench = Workbench(
-        settings, folds, table.texts, vectors, library, library_vectors(library, encoder), progress
-    )
+        settings, folds, table.texts, vectors, ngrams, library, library_vectors(library, encoder),
+        progress,
+    )  # fmt: skip
     return bench, encoder, test_sets
 
 
@@ -87,7 +101,7 @@ def _read_sources(settings: Settings, corpora: Path | None) -> tuple[Source, ...
     plan = settings.composition
     sources = [
         source
-        for folder in (corpora, *map(Path, settings.more_corpora))
+        for folder in (corpora, OWN_SOURCES, *map(Path, settings.more_corpora))
         for source in read_corpora(folder, plan.source_prompts, plan.prompt_chars)
     ]
     doubles = [name for name, count in Counter(s.name for s in sources).items() if count > 1]

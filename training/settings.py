@@ -40,9 +40,9 @@ class Composition:
     prompt_chars: int = 2500
     attacks: int = 420
     ordinary: int = 800
-    reference: int = 150
-    test_attacks: int = 8
-    test_ordinary: int = 500
+    reference: int = 300
+    test_attacks: int = 20
+    test_ordinary: int = 2000
     hold_out: list[str] = field(default_factory=list)
 
 

@@ -11,17 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from stillwatch.data.files import atomic_writer
-from stillwatch.model.bundle import Bundle, write_bundle
+from stillwatch.model.adapt import examples_to_bytes
+from stillwatch.model.bundle import Bundle, Calibration, write_bundle
+from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
 from stillwatch.training.card import model_card
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
+from stillwatch.training.label_issues import (
+    LabelIssue,
+    as_classes,
+    check_cleanlab,
+    label_issues,
+    write_label_issues,
+)
 from stillwatch.training.left_out import LeftOut, judge_left_out
 from stillwatch.training.prepare import prepare
 from stillwatch.training.settings import Settings
-from stillwatch.training.workbench import Workbench
+from stillwatch.training.tracking import NoTracker, Tracker, tracked_run
+from stillwatch.training.workbench import HeadFit, Workbench
 
 Progress = Callable[[str], None]
 _VERSIONS = ("faiss-cpu", "lightning", "numpy", "onnx", "onnxruntime", "tokenizers", "torch")
@@ -36,13 +46,38 @@ def train(
     threads: int,
     show_progress: bool,
     progress: Progress,
+    tracker: Tracker | None = None,
+    find_label_issues: bool = False,
 ) -> Bundle:
-    """Compose, encode, fit, calibrate on folds left out, train on all folds, export, write."""
+    """Compose, encode, fit, calibrate on folds left out, train on all folds, export, write.
+
+    `find_label_issues` lists labels of labelled logs that are likely wrong in the run's
+    label_issues.csv; it must have cleanlab.
+    """
     settings.check()
+    if find_label_issues:
+        check_cleanlab()
     run_folder.mkdir(parents=True, exist_ok=True)
     _check_resume(settings, run_folder)
     _write(run_folder / "config.yaml", settings.to_yaml())
-    bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
+    with tracked_run(tracker or NoTracker(), run_folder.name, settings.to_fields()) as told:
+        bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
+        bundle = _fit(bench, encoder, output, run_folder, show_progress, told, find_label_issues)
+        told.tag("bundle", bundle.id)
+        told.artifact(bundle.path)
+    return bundle
+
+
+def _fit(
+    bench: Workbench,
+    encoder: OnnxEncoder,
+    output: Path,
+    run_folder: Path,
+    show_progress: bool,
+    tracker: Tracker,
+    find_label_issues: bool,
+) -> Bundle:
+    settings, progress = bench.settings, bench.progress
     every = tuple(range(len(bench.folds)))
 
     left_out = _left_out_logits(bench, run_folder, show_progress)
@@ -53,11 +88,16 @@ def train(
         )
     calibration, thresholds, figures = judge_left_out(settings, left_out)
     progress(f"left-out folds: {figures}")
+    tracker.log(figures)
+    if find_label_issues:
+        issues = doubted_labels(bench, left_out["familiar"], calibration)
+        write_label_issues(run_folder / "label_issues.csv", issues)
+        progress(f"labels to look at: {len(issues)}, in {run_folder / 'label_issues.csv'}")
 
     streams = bench.training_set(every)
     progress("training the released classifier on all folds")
     classifier = fit_classifier(streams, settings, run_folder / "release", show_progress, seed=99)
-    readers = bench.readers(every)
+    readers, fit = bench.readers(every), bench.head_fit(every)
     progress("exporting and comparing with torch")
     model = export_classifier(classifier)
     sample = max(streams.features[:50], key=len)[None, :200].astype(np.float32)
@@ -79,6 +119,7 @@ def train(
         "calibration": calibration.model_dump(),
         "thresholds": thresholds.model_dump(),
         "benign_sources": list(readers.benign.sources),
+        "head_origins": list(fit.origins),
         "data_hash": bench.data_hash(),
         "settings": settings.to_fields(),
         "versions": {
@@ -87,16 +128,35 @@ def train(
         },
     }
     card = model_card(settings, fields, figures)
-    bundle = write_bundle(output, fields, detector_files(readers, model, card))
+    bundle = write_bundle(output, fields, detector_files(readers, fit, model, card))
     _write(run_folder / "figures.json", json.dumps(figures, indent=1) + "\n")
     return bundle
 
 
-def detector_files(readers: Readers, model: bytes, card: str) -> dict[str, bytes]:
+def doubted_labels(
+    bench: Workbench, left_out: LeftOut, calibration: Calibration
+) -> list[LabelIssue]:
+    """Labels that are likely wrong among the labelled accounts of the folds left out."""
+    settings = bench.settings
+    folds = bench.folds[: settings.calibration_folds]
+    rows = np.flatnonzero([kind == "labelled" for fold in folds for kind in fold.streams.kinds])
+    accounts = [account for fold in folds for account in fold.labelled]
+    intents = [c.probability(left_out.intents[rows, n]) for n, c in enumerate(calibration.intents)]
+    given, probabilities = as_classes(
+        calibration.risk.probability(left_out.last[rows]),
+        np.stack(intents, axis=1),
+        left_out.targets[rows],
+        settings.prevalence,
+    )
+    return label_issues(given, probabilities, accounts, settings.intents)
+
+
+def detector_files(readers: Readers, fit: HeadFit, model: bytes, card: str) -> dict[str, bytes]:
     """The contents of a bundle's files, without the encoder's."""
     return {
         "classifier.onnx": model,
         "heads.safetensors": readers.heads.to_bytes(),
+        "examples.safetensors": examples_to_bytes(fit.sample, fit.heads),
         "README.md": card.encode(),
         **readers.templates.to_files(),
         **readers.benign.to_files(),

@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stillwatch.model.adapt import HeadExamples, adapt_heads
 from stillwatch.model.heads import PLACES, IntentHeads, class_names
 from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 from stillwatch.training.composition import Fold
 from stillwatch.training.datamodule import StreamSet
 from stillwatch.training.featurise import Readers, featurise
-from stillwatch.training.fit_heads import NgramTable, benign_bank, collect_examples, fit_heads
+from stillwatch.training.fit_heads import (
+    NgramTable,
+    benign_bank,
+    collect_examples,
+    fit_heads,
+    sample_examples,
+    site_texts,
+)
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.settings import Settings
 from stillwatch.training.vectors import VectorTable
@@ -38,6 +46,16 @@ def stream_targets(
     return matrix, [part[:longest] for part in parts]
 
 
+@dataclass(frozen=True)
+class HeadFit:
+    """Heads, the sample of their examples that goes with them, and how many ordinary origins
+    there were at each place."""
+
+    heads: IntentHeads
+    sample: tuple[HeadExamples, HeadExamples]
+    origins: tuple[float, float]
+
+
 @dataclass
 class Workbench:
     """Folds of composed streams with the vectors of all their texts."""
@@ -46,64 +64,73 @@ class Workbench:
     folds: list[Fold]
     texts: list[str]
     vectors: VectorTable
+    ngrams: NgramTable
     library: tuple[Template, ...]
     library_vectors: np.ndarray
     progress: Callable[[str], None]
-    _ngrams: NgramTable | None = None
+    _fits: dict[tuple[int, ...], HeadFit] = field(default_factory=dict)
     _readers: dict[tuple[tuple[int, ...], int | None], Readers] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return class_names(tuple(self.settings.intents))
 
-    @property
-    def ngrams(self) -> NgramTable:
-        if self._ngrams is None:
-            self.progress("counting character n-grams")
-            self._ngrams = NgramTable(self.texts)
-        return self._ngrams
-
     def readers(self, fold_numbers: tuple[int, ...], familiar: int | None = None) -> Readers:
         """Heads, templates and benign references that know these folds and no others, save that
-        the benign references know the fold `familiar` too: a site whose own ordinary traffic is
-        known, though no campaign on it is."""
+        they know ordinary traffic of the fold `familiar` too: a site that has calibrated, though
+        no campaign on it is known."""
         key = (fold_numbers, familiar)
         known = self._readers.get(key)
         if known is not None:
             return known
         if familiar is not None:
-            plain = self.readers(fold_numbers)
-            found = Readers(plain.heads, plain.templates, self._bank((*fold_numbers, familiar)))
+            found = self.site_readers(fold_numbers, [self.folds[familiar].reference])
         else:
-            found = Readers(
-                self._heads(fold_numbers), self._templates(fold_numbers), self._bank(fold_numbers)
-            )
+            heads = self.head_fit(fold_numbers).heads
+            found = Readers(heads, self._templates(fold_numbers), self._bank(fold_numbers))
         self._readers[key] = found
         return found
 
-    def site_readers(self, plain: Readers, ordinary: FramedStreams) -> Readers:
-        """Readers whose benign references know a site's own ordinary accounts too, as after
-        `stillwatch calibrate`."""
-        centres, origins = benign_bank([ordinary], self.vectors)
-        return Readers(
-            plain.heads,
-            plain.templates,
-            BenignIndex(
-                (*plain.benign.sources, *origins),
-                np.concatenate([plain.benign.vectors(), centres]),
-            ),
+    def site_readers(self, fold_numbers: tuple[int, ...], ordinary: list[FramedStreams]) -> Readers:
+        """Readers that know these folds and a site's own ordinary accounts, as after
+        `stillwatch calibrate`: they are among the benign references, and the heads are adapted to
+        them."""
+        plain, fit = self.readers(fold_numbers), self.head_fit(fold_numbers)
+        centres, origins = benign_bank(ordinary, self.vectors)
+        rng = np.random.default_rng([self.settings.seed, 29])
+        frames, slots = (
+            site_texts(ordinary, place, self.vectors, self.ngrams, rng)
+            for place in range(len(PLACES))
         )
+        heads = adapt_heads(
+            fit.heads, fit.sample, (frames, slots), fit.origins, len(self.settings.intents) + 1
+        )
+        references = BenignIndex(
+            (*plain.benign.sources, *origins), np.concatenate([plain.benign.vectors(), centres])
+        )
+        return Readers(heads, plain.templates, references)
 
-    def _heads(self, fold_numbers: tuple[int, ...]) -> IntentHeads:
+    def head_fit(self, fold_numbers: tuple[int, ...]) -> HeadFit:
+        """The heads of these folds, fitted once."""
+        known = self._fits.get(fold_numbers)
+        if known is not None:
+            return known
         self.progress(f"fitting heads on folds {', '.join(str(n + 1) for n in fold_numbers)}")
         sets = [self.folds[n].streams for n in fold_numbers]
         rng = np.random.default_rng([self.settings.seed, 23, *fold_numbers])
         most = self.settings.optimisation.head_examples
-        examples = (
-            collect_examples(sets, PLACES.index("frame"), self.classes, most, rng),
-            collect_examples(sets, PLACES.index("slot"), self.classes, most, rng),
+        intents = len(self.settings.intents)
+        frames, slots = (
+            collect_examples(sets, place, self.classes, most, rng) for place in range(len(PLACES))
         )
-        return fit_heads(examples, self.vectors, self.ngrams)
+        heads = fit_heads((frames, slots), self.vectors, self.ngrams)
+        sample = tuple(
+            sample_examples(own, intents, self.vectors, self.ngrams, rng) for own in (frames, slots)
+        )
+        origins = (frames.ordinary_origins, slots.ordinary_origins)
+        found = HeadFit(heads, (sample[0], sample[1]), origins)
+        self._fits[fold_numbers] = found
+        return found
 
     def _templates(self, fold_numbers: tuple[int, ...]) -> TemplateIndex:
         families = {family for n in fold_numbers for family in self.folds[n].families}

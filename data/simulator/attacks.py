@@ -10,6 +10,7 @@ from stillwatch.data.simulator.materials import ROLE_INTENT, Materials
 from stillwatch.data.simulator.ordinary import dilute
 from stillwatch.data.simulator.streams import (
     MAX_EVENTS,
+    MIN_ATTACK_PROMPTS,
     Request,
     Stream,
     build_stream,
@@ -34,6 +35,30 @@ def compose_attack(
     of which there are 16 to `longest`, at least enough for the attack prompts."""
     harvest, kind = _harvest(rng, attack, intent, draw_core_size(rng, share, longest))
     requests = dilute(rng, cover, harvest, share)
+    pace = str(rng.choice(["human", "machine", "burst", "product"]))
+    return build_stream(rng, account_id, kind, requests, pace, (intent,))
+
+
+def compose_harvest(
+    rng: np.random.Generator,
+    materials: Materials,
+    account_id: str,
+    core: Wrapper | Source,
+    share: float,
+    longest: int = MAX_EVENTS,
+) -> Stream:
+    """One attacking account whose attack prompts are of one wrapper, or of one source as it
+    stands; cover of the same materials."""
+    size = draw_core_size(rng, share, longest)
+    if isinstance(core, Wrapper):
+        size = int(min(size, max(core.variety, MIN_ATTACK_PROMPTS)))
+        intent, kind = core.intent, core.family
+        harvest = _wrapped(rng, materials, core, size)
+    else:
+        intent = ROLE_INTENT[core.role]
+        kind = f"bare:{intent}"
+        harvest = _bare(rng, (core,), intent, size)
+    requests = dilute(rng, materials, harvest, share)
     pace = str(rng.choice(["human", "machine", "burst", "product"]))
     return build_stream(rng, account_id, kind, requests, pace, (intent,))
 
@@ -75,7 +100,7 @@ def _bare(
     shares = rng.multinomial(size, np.ones(len(sources)) / len(sources))
     parts = [
         [
-            Request(prompt.system, prompt.text, intent, True, source.name)
+            Request(prompt.system, prompt.text, intent, True, source.name, prompt.language)
             for prompt in draw(rng, source, int(share))
         ]
         for source, share in zip(sources, shares, strict=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from stillwatch.data.corpora import CorpusPrompt, Source
-from stillwatch.data.simulator.content import Product, Wrapper
-from stillwatch.data.simulator.phrases import Phrase
+from stillwatch.data.corpora import CorpusPrompt, Source, read_corpora
+from stillwatch.data.simulator.content import Product, Wrapper, read_products, read_wrappers
+from stillwatch.data.simulator.phrases import Phrase, load_phrases
 
 ROLE_INTENT = {
     "attack_harvest": "output_harvesting",
@@ -93,6 +94,10 @@ _SLOT_FALLBACK: dict[str, tuple[str, ...]] = {
     "customer_message": ("dialogue_turn", "question"),
 }
 ATTACK_ROLES = frozenset(ROLE_INTENT)
+OWN_SOURCES = Path(__file__).with_name("sources")
+"""Small sources of our own writing, in the form of a corpora folder."""
+SEALED = Path(__file__).with_name("sealed")
+"""Sources, wrappers and products that nothing is ever trained on: what a bundle is tested with."""
 
 
 def source_slots(source: Source) -> tuple[str, ...]:
@@ -171,6 +176,16 @@ class Materials:
             if prompts:
                 sources.append(replace(source, prompts=prompts, sessions=sessions))
         return Materials(tuple(sources), self.wrappers, self.products, self.phrases)
+
+
+def load_sealed() -> Materials:
+    """The sealed materials, with the phrases that all composing shares."""
+    return Materials(
+        read_corpora(SEALED / "sources"),
+        read_wrappers(SEALED / "wrappers.jsonl"),
+        read_products(SEALED / "products.jsonl"),
+        load_phrases(),
+    )
 
 
 def split_folds(materials: Materials, folds: int) -> list[Materials]:

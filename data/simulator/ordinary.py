@@ -108,12 +108,14 @@ def _conversation(rng: np.random.Generator, materials: Materials, source: Source
     if choice < 0.42:
         asked = draw(rng, source, 1)[0]
         text = _phrase(rng, materials, "reasoning_request", asked.language)
-        return [Request("", text.replace("{slot}", asked.text), "person", False, source.name)]
+        text = text.replace("{slot}", asked.text)
+        return [Request("", text, "person", False, source.name, asked.language)]
     if source.sessions and rng.random() < 0.8:
         session = source.sessions[int(rng.integers(len(source.sessions)))]
+        said = [source.prompts[p] for p in session[: int(rng.integers(2, 12))]]
         return [
-            Request(source.prompts[p].system, source.prompts[p].text, "person", False, source.name)
-            for p in session[: int(rng.integers(2, 12))]
+            Request(one.system, one.text, "person", False, source.name, one.language)
+            for one in said
         ]
     asked = draw(rng, source, 1)[0]
     return _followed(rng, materials, asked.system, asked.text, asked.language, source.name)
@@ -122,10 +124,10 @@ def _conversation(rng: np.random.Generator, materials: Materials, source: Source
 def _followed(
     rng: np.random.Generator, materials: Materials, system: str, text: str, language: str, name: str
 ) -> list[Request]:
-    requests = [Request(system, text, "person", False, name)]
+    requests = [Request(system, text, "person", False, name, language)]
     for _ in range(int(rng.geometric(0.5)) - 1):
         follow_up = _phrase(rng, materials, "follow_up", language)
-        requests.append(Request(system, follow_up, "person", False, "phrases"))
+        requests.append(Request(system, follow_up, "person", False, "phrases", language))
     return requests
 
 
@@ -163,7 +165,9 @@ def _product_bare(rng: np.random.Generator, materials: Materials, size: int) -> 
         chosen = products[int(rng.integers(len(products)))]
         system, _ = chosen.render(rng, chosen.fixed(rng), "")
     return [
-        Request(system or prompt.system, prompt.text, "product", False, source.name)
+        Request(
+            system or prompt.system, prompt.text, "product", False, source.name, prompt.language
+        )
         for prompt in draw(rng, source, size)
     ]
 
@@ -210,11 +214,11 @@ def _student(rng: np.random.Generator, materials: Materials, size: int) -> list[
     asked = source.prompts[start : start + 3 * number]
     requests: list[Request] = []
     for position in rng.permutation(len(asked))[:number]:
-        text = asked[int(position)].text
+        text, language = asked[int(position)].text, asked[int(position)].language
         if rng.random() < 0.6:
-            frame = _phrase(rng, materials, "student", asked[int(position)].language)
+            frame = _phrase(rng, materials, "student", language)
             text = frame.replace("{slot}", text)
-        requests.append(Request("", text, "person", False, source.name))
+        requests.append(Request("", text, "person", False, source.name, language))
     return interleave(rng, [requests, _person(rng, materials, max(size - number, 1))])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,13 +21,15 @@ MAX_EVENTS = 700
 
 class Request(NamedTuple):
     """One composed request. `label` is the intent of an attack prompt or the kind of an ordinary
-    one (person, product, judge); `origin` names the source or family it came from."""
+    one (person, product, judge); `origin` names the source or family it came from; `language`
+    that of the frame, or of the prompt where there is none."""
 
     system: str
     prompt: str
     label: str
     attack: bool
     origin: str
+    language: str = "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def fill(
     requests = []
     for slot in slots:
         system, prompt = form.render(rng, fixed, slot)
-        requests.append(Request(system, prompt, label, attack, origin))
+        requests.append(Request(system, prompt, label, attack, origin, form.language))
     return requests
 
 
@@ -123,10 +126,10 @@ def build_stream(
     requests: list[Request],
     pace: str,
     intents: tuple[str, ...] = (),
-    language: str = "en",
 ) -> Stream:
     """Give the requests times and request parameters. Both are drawn alike for attacks and
-    ordinary API traffic: nothing but the stream itself gives an account away."""
+    ordinary API traffic: nothing but the stream itself gives an account away. The account's
+    language is the commonest of its attack prompts or, if it has none, of its requests."""
     times = request_times(rng, len(requests), pace)
     parameters = _parameters(rng, pace)
     events = tuple(
@@ -141,6 +144,8 @@ def build_stream(
         for position, (time, request) in enumerate(zip(times, requests, strict=True))
     )
     attack = np.array([request.attack for request in requests], dtype=bool)
+    spoken = Counter(r.language for r in requests if r.attack or not attack.any())
+    language = min(spoken, key=lambda name: (-spoken[name], name))
     return Stream(
         account_id, kind, intents, float(attack.mean()), language, events, attack,
         tuple(request.label for request in requests),

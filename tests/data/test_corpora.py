@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stillwatch.data import corpora
 from stillwatch.data.corpora import Source, corpora_dir, read_corpora
 from stillwatch.data.errors import InputError
 
@@ -110,6 +111,100 @@ def test_what_cannot_be_read_is_named(
         read_corpora(tmp_path)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: None,
+            "the corpora folder must be a folder, however: {folder} does not exist; name the "
+            "corpora with --corpora or STILLWATCH_CORPORA",
+        ),
+        (
+            lambda folder: folder.touch(),
+            "the corpora folder must be a folder, however: {folder} is a file; name the corpora "
+            "with --corpora or STILLWATCH_CORPORA",
+        ),
+        (
+            lambda folder: folder.mkdir(),
+            "the corpora folder must hold MANIFEST.tsv, however: {folder} is empty; name the "
+            "corpora with --corpora or STILLWATCH_CORPORA",
+        ),
+        (
+            lambda folder: write("shop.jsonl", "{}")(made(folder)),
+            "the corpora folder must hold MANIFEST.tsv, however: {folder} does not; name the "
+            "corpora with --corpora or STILLWATCH_CORPORA",
+        ),
+        (
+            lambda folder: write("MANIFEST.tsv", "")(made(folder)),
+            "{folder}/MANIFEST.tsv must list sources, however: it is empty; write one source a "
+            "line, with its name and role",
+        ),
+        (
+            lambda folder: (made(folder) / "MANIFEST.tsv").write_bytes(b"name\trole\n\xff\tapp\n"),
+            "{folder}/MANIFEST.tsv must be a readable table in UTF-8, however: "
+            "UnicodeDecodeError; restore it",
+        ),
+    ],
+)
+def test_a_folder_that_holds_no_corpora_is_named(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "corpora"
+    make(folder)
+    with pytest.raises(InputError) as caught:
+        read_corpora(folder)
+    assert str(caught.value) == message.format(folder=folder)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_no_corpora_at_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "corpora_dir", lambda path: None)
+    with pytest.raises(InputError) as caught:
+        read_corpora()
+    assert str(caught.value) == (
+        "the corpora folder must be named or be ../shared/corpora, however: neither is so; name "
+        "the corpora with --corpora or STILLWATCH_CORPORA"
+    )
+
+
+def test_a_source_of_nothing_but_long_prompts_is_named(tmp_path: Path) -> None:
+    folder = write_corpora(tmp_path, {"shop": ("app", [{"prompt": "x" * 2501}])})
+    with pytest.raises(InputError) as caught:
+        read_corpora(folder, longest=2500)
+    assert str(caught.value) == (
+        f"{folder}/shop.jsonl must hold prompts of at most 2,500 characters, however: it holds "
+        "none; fill it or remove its row from the manifest"
+    )
+
+
+def test_an_empty_source_is_not_said_to_hold_long_prompts(tmp_path: Path) -> None:
+    folder = write_corpora(tmp_path, {"shop": ("app", [{"prompt": "one"}])})
+    (folder / "shop.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"shop.jsonl must hold prompts, however: it holds none;"):
+        read_corpora(folder, longest=2500)
+
+
+def test_a_source_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_corpora(tmp_path, {"shop": ("app", [{"prompt": "one"}])})
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError) as caught:
+        read_corpora(folder)
+    assert str(caught.value) == (
+        f"{folder}/shop.jsonl must be readable, however: Permission denied; correct its "
+        "permissions or remove its row from the manifest"
+    )
 
 
 def test_the_folder_is_found_by_name_or_by_the_environment(

@@ -87,6 +87,16 @@ def test_faults_are_named_with_their_line(
         check_labels(read_labels(write_lines(records)), INTENTS, {"a", "b"})
 
 
+def test_a_fault_names_the_file_that_it_stands_in(write_lines: Write) -> None:
+    labels = read_labels(write_lines([account("a", "theft")]))
+    with pytest.raises(InputError) as caught:
+        check_labels(labels, INTENTS, name="site/labels.jsonl")
+    assert str(caught.value) == (
+        "site/labels.jsonl, line 1: intents must be of capability_probing, cot_harvesting, "
+        "however: 'theft'; correct the label or add the intent"
+    )
+
+
 def test_labels_may_repeat_and_a_campaign_may_have_other_intents(write_lines: Write) -> None:
     records = [
         account("a", "cot_harvesting", "capability_probing"),

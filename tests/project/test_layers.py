@@ -35,7 +35,6 @@ ONLY_IN_TRAINING = (
     "onnx",
     "onnxscript",
     "pytorch_lightning",
-    "scipy",
     "sentence_transformers",
     "sklearn",
     "tensorboard",

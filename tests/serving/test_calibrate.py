@@ -4,6 +4,7 @@ refusal."""
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 from stillwatch.data.errors import InputError, OutputError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle, load_bundle, manifest_fields, write_bundle
+from stillwatch.model.features import SCALARS
+from stillwatch.model.heads import PLACES, IntentHeads
+from stillwatch.model.stream import EventTexts
 from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import accounts_needed, allowed_above
 from stillwatch.serving import calibrate as calibration
@@ -69,7 +73,7 @@ def test_the_detector_stays_the_same(bundle: Bundle, made: Calibrated) -> None:
     after = made.bundle
     assert load_bundle(after.path).id == after.id != bundle.id
     differing = {name for name in bundle.content if bundle.content[name] != after.content[name]}
-    assert differing == {"benign.faiss", "README.md"}
+    assert differing == {"benign.faiss", "heads.safetensors", "README.md"}
     before, fields = manifest_fields(bundle.manifest), manifest_fields(after.manifest)
     changed = {name for name in before if before[name] != fields[name]}
     assert changed == {"thresholds", "benign_sources"}
@@ -149,14 +153,47 @@ def test_the_log_is_read_twice_and_in_pieces_of_any_size(
 
 
 def test_more_texts_than_are_sampled_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "SAMPLED_TEXTS", 50)
-    reservoir = calibration._Reservoir(1)
-    for start in range(0, 1000, 10):
-        reservoir.add(np.arange(start, start + 10, dtype=np.float32)[:, None])
-    kept = reservoir.vectors()[:, 0]
-    assert len(set(kept.tolist())) == 50
-    assert 350 < kept.mean() < 650
-    assert kept.max() > 900
+    monkeypatch.setattr(calibration, "TEXTS_AN_ACCOUNT", 50)
+    sample = calibration.SiteSample()
+    for number in range(1000):
+        sample.add("busy", texts_of(f"asked {number}", ""))
+        sample.add("quiet", texts_of(f"said {number % 3}", "a frame"))
+    accounts, texts = sample.texts(PLACES.index("slot"))
+    assert accounts.tolist() == [0] * 50
+    numbers = [int(text.split()[1]) for text in texts]
+    assert len(set(numbers)) == 50
+    assert 350 < np.mean(numbers) < 650
+    assert max(numbers) > 900
+    accounts, texts = sample.texts(PLACES.index("frame"))
+    assert (accounts.tolist(), texts) == ([1], ["a frame"])
+
+
+def test_more_accounts_than_are_sampled_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "SAMPLED_ACCOUNTS", 20)
+    sample = calibration.SiteSample()
+    for number in range(500):
+        sample.add(f"account {number}", texts_of(f"asked {number}", ""))
+        assert len(sample._kept) <= 40
+    accounts, texts = sample.texts(PLACES.index("slot"))
+    assert len(set(accounts.tolist())) == len(texts) == 20
+
+
+def texts_of(slot: str, frame: str) -> EventTexts:
+    return EventTexts(frame, slot, zlib.crc32(frame.encode()), [0.0] * len(SCALARS), False)
+
+
+def test_the_heads_learn_the_other_half(bundle: Bundle, made: Calibrated) -> None:
+    before, after = (
+        IntentHeads.from_bytes(b.content["heads.safetensors"], DIMENSIONS, len(b.manifest.classes))
+        for b in (bundle, made.bundle)
+    )
+    texts = [e.prompt for e in EVENTS if e.account_id not in COUNTED]
+    vectors = np.stack([item.vector for item in TinyEncoder().encode(texts)])
+    column = len(bundle.manifest.intents)
+    slot = PLACES.index("slot")
+    moved = after.dense_logits(vectors, slot) - before.dense_logits(vectors, slot)
+    assert moved[:, column].mean() < -0.05
+    np.testing.assert_array_equal(moved[:, column + 1 :], 0)
 
 
 def test_too_few_accounts_are_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from stillwatch.model.heads import class_names
 from stillwatch.model.lexical import ngram_chunks
+from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.fit_heads import (
     BANK_PER_ORIGIN,
     Examples,
     NgramTable,
-    _logistic,
     benign_bank,
     collect_examples,
     fit_heads,
@@ -43,12 +43,14 @@ def toy(counts: list[int], noise: float) -> tuple[Examples, VectorTable, list[st
     texts = [f"{WORDS[own]} number {n} {rng.integers(10**6)}" for n, own in enumerate(classes)]
     target = np.eye(len(CLASSES), dtype=np.float32)[classes]
     weight = np.ones(len(classes), dtype=np.float32)
-    return Examples(np.arange(len(classes)), target, weight), table_of(means), texts
+    return Examples(np.arange(len(classes)), target, weight, 3.0), table_of(means), texts
 
 
 def dense_logits(examples: Examples, vectors: VectorTable) -> np.ndarray:
     """Logits (N, C) of the fit on sentence vectors alone, which is the quick part."""
-    weight, bias = _logistic(vectors.means, examples.target, examples.weight, 3e-4)
+    balance = balanced(examples.target, examples.weight)
+    found = Problem(vectors.means, examples.target, balance, 3e-4).minimise()
+    weight, bias = found[:-1], found[-1]
     return np.asarray(vectors.means @ weight + bias)
 
 
@@ -175,7 +177,11 @@ def test_the_bank_holds_centres_of_ordinary_texts_alone() -> None:
     assert (centres[:, 0] < 0.9).all(), "attack prompts must not become benign references"
     again, _ = benign_bank([ordinary, shop, attack], vectors)
     np.testing.assert_array_equal(again, centres)
-    mean = vectors.means[520:523].mean(axis=0)
+    own = np.array([origin == "shop" for origin in origins])
     np.testing.assert_allclose(
-        centres[origins.index("shop")], mean / np.linalg.norm(mean), rtol=1e-4, atol=1e-5
+        (centres[own] @ vectors.means[520]).max(), 1, rtol=1e-5, err_msg="the frame as it stands"
+    )
+    mean = vectors.means[521:523].mean(axis=0)
+    np.testing.assert_allclose(
+        (centres[own] @ (mean / np.linalg.norm(mean))).max(), 1, rtol=1e-5, err_msg="slots' centre"
     )

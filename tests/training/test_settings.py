@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from stillwatch.data.corpora import read_corpora
 from stillwatch.data.errors import ConfigError
-from stillwatch.data.simulator.content import load_wrappers, read_wrappers
 from stillwatch.training.cli import RELEASE_CONFIG
 from stillwatch.training.settings import Composition, Optimisation, Settings
 
@@ -90,15 +88,3 @@ def test_the_release_configuration_names_known_settings() -> None:
     composition = Composition(**fields.pop("composition", {}))
     optimisation = Optimisation(**fields.pop("optimisation", {}))
     Settings(**fields, composition=composition, optimisation=optimisation).check()
-
-
-def test_the_wide_configuration_names_what_is_there() -> None:
-    root = RELEASE_CONFIG.parents[2]
-    fields = yaml.safe_load((root / "training/content/wide.yaml").read_text(encoding="utf-8"))
-    known = {source.name for path in fields["more_corpora"] for source in read_corpora(root / path)}
-    assert len(known) >= 30
-    added = [wrapper for path in fields["wrappers"] for wrapper in read_wrappers(root / path)]
-    assert len(added) >= 300
-    # Written by a hand of their own: no fold may hold them together with the package's.
-    assert not {w.hand for w in added} & {w.hand for w in load_wrappers()}
-    assert not {w.id for w in added} & {w.id for w in load_wrappers()}

@@ -40,8 +40,13 @@ def account_summaries(
 
     The vector of an event is the mean of its frame's and its slot's.
     """
-    nearest_template = templates.search(vectors.means, 1)[0][:, 0]
-    nearest_benign = benign.search(vectors.means, 1)[0][:, 0]
+    # Of a run's texts only those that stand in these streams: the others are many.
+    used = np.unique(np.concatenate([ids for s in sets for ids in (s.slot_id, s.frame_id)]))
+    used = used[used >= 0]
+    nearest_template = np.zeros(len(vectors.means), dtype=np.float32)
+    nearest_benign = np.zeros_like(nearest_template)
+    nearest_template[used] = templates.search(vectors.means[used], 1)[0][:, 0]
+    nearest_benign[used] = benign.search(vectors.means[used], 1)[0][:, 0]
     rows = []
     for streams in sets:
         for start, stop in zip(streams.offsets[:-1], streams.offsets[1:], strict=True):

@@ -3,7 +3,8 @@
 For each fold, heads, template index, benign references and classifier are made from the other
 folds alone; then the fold's campaigns are scored against ordinary traffic.
 
-known traffic: ordinary streams of the other folds' sources and products, other prompts of them.
+known traffic: ordinary streams of the other folds' sources and products, other prompts of them;
+the site has calibrated with further ones.
 new traffic: ordinary streams of the held-out fold too. A third of the site's ordinary accounts
 calibrate, as `stillwatch calibrate` does: half of them become benign references, the others set
 the threshold; the rest are the test.
@@ -22,7 +23,11 @@ from stillwatch.data.simulator.attacks import compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
 from stillwatch.data.simulator.phrases import Phrase
 from stillwatch.data.simulator.streams import MAX_EVENTS, SHARES, Stream
-from stillwatch.training.baselines import Baseline, account_summaries, summary_baselines
+from stillwatch.training.benchmark.baselines import Baseline, account_summaries, summary_baselines
+from stillwatch.training.benchmark.event_vectors import event_vectors
+from stillwatch.training.benchmark.mmd import MmdTest
+from stillwatch.training.benchmark.prada import prada_scores
+from stillwatch.training.benchmark.single_prompt import SinglePrompt
 from stillwatch.training.composition import (
     PARTS,
     TEST_PARTS,
@@ -30,11 +35,15 @@ from stillwatch.training.composition import (
     compose_framed,
     compose_ordinaries,
 )
+from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
 from stillwatch.training.framed import FramedStreams, TextTable
 from stillwatch.training.settings import Settings
+from stillwatch.training.vectors import VectorTable
 from stillwatch.training.workbench import Workbench
 
+EXCERPT_CHARS = 300
+REFERENCE_PROMPTS = 500
 SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
 
 
@@ -121,6 +130,12 @@ class FoldResult:
     test: TestSet
     scores: dict[str, Scores] = field(default_factory=dict)
     paths: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list, repr=False)
+
+    def prompt(self, streams: FramedStreams, row: int) -> str:
+        """The beginning of the normalised text of an event of these streams."""
+        frame = self.texts[streams.frame_id[row]] + " … " if streams.frame_id[row] >= 0 else ""
+        return (frame + self.texts[streams.slot_id[row]])[:EXCERPT_CHARS]
 
 
 def evaluate_fold(
@@ -138,11 +153,13 @@ def evaluate_fold(
     classifier = fit_classifier(
         training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number
     )
-    known = bench.readers(others)
+    # Both sites have calibrated: the known one with other prompts of the sources it shares with
+    # the training, the new one with a sixth of its own accounts.
+    known = bench.site_readers(others, [bench.folds[n].reference for n in others])
     references = np.arange(len(test.ordinary_new)) % 6 == REFERENCE_SIXTH
-    site = bench.site_readers(known, test.ordinary_new.subset(np.flatnonzero(references)))
+    site = bench.site_readers(others, [test.ordinary_new.subset(np.flatnonzero(references))])
     readers = {name: known if name.endswith("known") else site for name in SETS}
-    result = FoldResult(number, test)
+    result = FoldResult(number, test, texts=bench.texts)
     final = {}
     for name in SETS:
         streams = bench.stream_set(getattr(test, name), readers[name])
@@ -151,19 +168,54 @@ def evaluate_fold(
     result.scores["stillwatch"] = Scores(**final)
     if baselines:
         bench.progress(f"baselines without fold {number + 1}")
-        summaries, attacking = _training_summaries(bench, others)
-        fitted: list[Baseline] = summary_baselines(summaries, attacking, bench.settings.seed)
-        inputs = {
-            name: account_summaries(
-                [getattr(test, name)], bench.vectors, known.templates, readers[name].benign
-            )
-            for name in SETS
-        }
-        for baseline in fitted:
-            result.scores[baseline.name] = Scores(
-                **{name: baseline.score(inputs[name]) for name in SETS}
+        for name, score in _fit_baselines(bench, others).items():
+            result.scores[name] = Scores(
+                **{own: score(getattr(test, own), readers[own]) for own in SETS}
             )
     return result
+
+
+Score = Callable[[FramedStreams, Readers], np.ndarray]
+
+
+def _fit_baselines(bench: Workbench, folds: tuple[int, ...]) -> dict[str, Score]:
+    """What the detector is compared with, fitted on the same training streams."""
+    vectors, seed = bench.vectors, bench.settings.seed
+    sets = [bench.folds[n].streams for n in folds]
+    attacking = np.concatenate([streams.is_attack for streams in sets])
+    summaries, summaries_attack = _training_summaries(bench, folds)
+    single = SinglePrompt().fit(sets, vectors, seed)
+    reference = _reference_vectors([bench.folds[n].reference for n in folds], vectors, seed)
+    discrepancy = MmdTest(reference).fit(sets, vectors, attacking)
+
+    def summarised(baseline: Baseline) -> Score:
+        return lambda streams, readers: baseline.score(
+            account_summaries([streams], vectors, readers.templates, readers.benign)
+        )
+
+    return {
+        **{
+            baseline.name: summarised(baseline)
+            for baseline in summary_baselines(summaries, summaries_attack, seed)
+        },
+        "best single prompt": lambda streams, _: single.score(streams, vectors),
+        "mean discrepancy": lambda streams, _: discrepancy.score(streams, vectors),
+        "PRADA": lambda streams, _: prada_scores(streams, vectors),
+    }
+
+
+def _reference_vectors(sets: list[FramedStreams], vectors: VectorTable, seed: int) -> np.ndarray:
+    """REFERENCE_PROMPTS ordinary prompts, float32 (R, D), each account drawn as often."""
+    rng = np.random.default_rng([seed, 59])
+    drawn = []
+    for streams in sets:
+        each = -(-REFERENCE_PROMPTS // (len(sets) * len(streams)))
+        rows = rng.integers(
+            streams.offsets[:-1, None], streams.offsets[1:, None], (len(streams), each)
+        )
+        drawn.append(event_vectors(streams, vectors, rows.ravel()))
+    found = np.concatenate(drawn)
+    return found[rng.permutation(len(found))[:REFERENCE_PROMPTS]]
 
 
 def _training_summaries(bench: Workbench, folds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

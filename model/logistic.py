@@ -1,0 +1,74 @@
+"""One-against-rest logistic regression with a quadratic penalty, on dense or sparse rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import minimize
+
+Rows: TypeAlias = "np.ndarray | sparse.csr_array"
+
+
+def balanced(target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weight of each row in each class, float (N, C): each class counts as much as the rest of
+    the rows, so that a logit of 0 is even odds whatever its frequency."""
+    positive = np.maximum((target * weight[:, None]).sum(axis=0), 1.0)
+    negative = np.maximum(((1 - target) * weight[:, None]).sum(axis=0), 1.0)
+    return np.asarray(np.where(target > 0, 0.5 / positive, 0.5 / negative) * weight[:, None])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows (N, D) with target and weight (N, C): the cross-entropy of sigmoid(rows @ W + b),
+    plus penalty times the squares of W."""
+
+    rows: Rows
+    target: np.ndarray
+    weight: np.ndarray
+    penalty: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(D + 1, C): the bias is the last row."""
+        return self.rows.shape[1] + 1, self.target.shape[1]
+
+    def loss(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient at parameters (D + 1, C)."""
+        matrix, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
+        logits = self.rows @ matrix + bias
+        value = float((self.weight * (np.logaddexp(0, logits) - self.target * logits)).sum())
+        value += self.penalty * float((matrix**2).sum())
+        likely = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        slope = (self.weight * (likely - self.target)).astype(np.float32)
+        gradient = np.empty_like(parameters)
+        gradient[:-1] = self._transposed @ slope + 2 * self.penalty * matrix
+        gradient[-1] = slope.sum(axis=0)
+        return value, gradient
+
+    @cached_property
+    def _transposed(self) -> Rows:
+        # A sparse transpose by columns is slow to multiply with.
+        return self.rows.T if isinstance(self.rows, np.ndarray) else self.rows.T.tocsr()
+
+    def minimise(
+        self, start: np.ndarray | None = None, tilt: np.ndarray | None = None, steps: int = 60
+    ) -> np.ndarray:
+        """Parameters float32 (D + 1, C) by L-BFGS. `tilt` (D + 1, C) is taken off the gradient."""
+
+        def flat(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            shaped = parameters.reshape(self.shape)
+            value, gradient = self.loss(shaped)
+            if tilt is not None:
+                value -= float((tilt * shaped).sum())
+                gradient = gradient - tilt
+            return value, gradient.ravel()
+
+        begin = np.zeros(self.shape) if start is None else start.astype(np.float64)
+        found = minimize(
+            flat, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps}
+        ).x
+        return np.asarray(found.reshape(self.shape).astype(np.float32))

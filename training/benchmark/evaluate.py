@@ -1,0 +1,106 @@
+"""`stillwatch evaluate`: the benchmark over folds, its tables and its report; and a bundle's test
+on sealed material, beside another bundle's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stillwatch.data.errors import ConfigError, InputError
+from stillwatch.data.files import atomic_writer
+from stillwatch.training.benchmark.compare import GroupChange, compare
+from stillwatch.training.benchmark.figures import summarise
+from stillwatch.training.benchmark.folds import evaluate_fold
+from stillwatch.training.benchmark.report import write_report
+from stillwatch.training.benchmark.robustness import robustness
+from stillwatch.training.benchmark.sealed import (
+    Judge,
+    SealedPlan,
+    compose_sealed,
+    score_sealed,
+    sealed_figures,
+)
+from stillwatch.training.benchmark.tables import print_changes, print_sealed, print_tables
+from stillwatch.training.prepare import prepare
+from stillwatch.training.settings import Settings
+
+Progress = Callable[[str], None]
+
+
+def evaluate(
+    settings: Settings,
+    corpora: Path | None,
+    report: Path,
+    run_folder: Path,
+    cache: Path,
+    threads: int,
+    show_progress: bool,
+    progress: Progress,
+    command: str,
+    only: list[int] | None = None,
+    baselines: bool = True,
+    sealed: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run every fold (or those of `only`, from 1), print the tables, write `results.json` and
+    `report.html`. `sealed` holds robustness figures of a bundle, to stand in the report."""
+    folds = settings.composition.folds
+    wanted = [number - 1 for number in (only or range(1, folds + 1))]
+    if any(not 0 <= number < folds for number in wanted):
+        raise ConfigError(f"folds must be 1 to {folds}, however: {only}; correct --folds")
+    report.mkdir(parents=True, exist_ok=True)
+    bench, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
+    results = []
+    for number in wanted:
+        test = tests.pop(number)
+        results.append(evaluate_fold(bench, number, test, run_folder, show_progress, baselines))
+        # After each fold, so that a run that is killed has told what it found.
+        figures = {"command": command, **summarise(results, settings), **(sealed or {})}
+        _write_json(report / "results.json", figures)
+        page = write_report(figures, report)
+    print_tables(figures)
+    progress(f"figures in {report / 'results.json'}, report in {page}")
+    return figures
+
+
+def evaluate_bundle(
+    bundle: Path, judge: Judge, progress: Progress, output: Path | None = None
+) -> dict[str, Any]:
+    """Figures of a bundle on the sealed material, its robustness among them; prints them."""
+    progress("composing the sealed streams")
+    streams = compose_sealed(SealedPlan())
+    progress(f"scoring {sum(len(s.events) for s in streams):,} events of {len(streams):,} accounts")
+    figures = {
+        "sealed": sealed_figures(streams, score_sealed(judge, bundle, streams)),
+        "robustness": robustness(judge, bundle, progress),
+    }
+    print_sealed(figures)
+    if output is not None:
+        _write_json(output, figures)
+    return figures
+
+
+def compare_bundles(
+    new: Path, old: Path, judge: Judge, progress: Progress
+) -> tuple[list[GroupChange], bool]:
+    """Score the sealed streams with both bundles and print where the new one is worse or better;
+    whether it may be released."""
+    if new.resolve() == old.resolve():
+        raise InputError(
+            f"--compare must name another bundle, however: {old} is the one that is tested; "
+            "name the last released one"
+        )
+    streams = compose_sealed(SealedPlan())
+    scores = []
+    for bundle in (old, new):
+        progress(f"scoring {len(streams):,} sealed accounts with {bundle}")
+        scores.append(score_sealed(judge, bundle, streams))
+    changes = compare(streams, scores[0], scores[1])
+    print_changes(changes)
+    return changes, not any(change.worse for change in changes)
+
+
+def _write_json(path: Path, figures: dict[str, Any]) -> None:
+    with atomic_writer(path) as file:
+        file.write((json.dumps(figures, indent=1) + "\n").encode())
