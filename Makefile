@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 CORPORA ?= ../shared/corpora
 # Where make train puts its bundle; serving/bundle is the released one.
 OUTPUT ?= out/bundle
+REPORT ?= out/evaluation
 # More options for pip, such as an index of your own.
 PIP_FLAGS ?=
 # More options for pytest, such as -m 'not slow'.
@@ -53,6 +54,10 @@ format: $(VENV)/.dev-ready ## Sort imports and format the code
 train: $(VENV)/.demo-ready ## Train the released detector anew; CORPORA=folder OUTPUT=folder
 	$(BIN)/stillwatch train --config training/configs/release.yaml --corpora $(CORPORA) \
 		--output $(OUTPUT)
+
+.PHONY: evaluate
+evaluate: $(VENV)/.demo-ready ## Test on material left out of training; CORPORA=folder REPORT=folder
+	$(BIN)/stillwatch evaluate --corpora $(CORPORA) --report $(REPORT)
 
 .PHONY: bench
 bench: $(VENV)/.demo-ready ## Run every benchmark

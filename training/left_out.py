@@ -48,31 +48,32 @@ class LeftOut:
 def judge_left_out(
     settings: Settings, left_out: dict[str, LeftOut]
 ) -> tuple[Calibration, Thresholds, dict[str, float]]:
-    """Calibration and thresholds from accounts read as `familiar`, and figures of every reading."""
-    familiar = left_out["familiar"]
+    """Calibration and thresholds from accounts read as `new`, since a released bundle knows
+    nothing of the site that it comes to; and figures of every reading."""
+    new = left_out["new"]
     calibration = Calibration(
-        risk=fit_platt(familiar.attacks, familiar.ordinary, settings.prevalence),
+        risk=fit_platt(new.attacks, new.ordinary, settings.prevalence),
         intents=[
             fit_platt(
-                familiar.intents[familiar.targets[:, column] > 0, column],
-                familiar.intents[familiar.targets[:, column] == 0, column],
+                new.intents[new.targets[:, column] > 0, column],
+                new.intents[new.targets[:, column] == 0, column],
                 settings.prevalence / len(settings.intents),
             )
             for column in range(len(settings.intents))
         ],
     )
-    site = site_threshold(calibration.risk.probability(familiar.peaks), settings.max_fpr)
+    site = site_threshold(calibration.risk.probability(new.peaks), settings.max_fpr)
     thresholds = Thresholds(
         enter=site.enter,
         leave=site.leave,
         max_fpr=settings.max_fpr,
-        ordinary_accounts=len(familiar.ordinary),
+        ordinary_accounts=len(new.ordinary),
         origin="composed ordinary accounts of folds left out of training, half of them built as "
-        "attacks are; other traffic of theirs among the benign references",
+        "attacks are; nothing known of their traffic",
     )
     figures: dict[str, float] = {
-        "left-out attacking accounts": len(familiar.attacks),
-        "left-out ordinary accounts": len(familiar.ordinary),
+        "left-out attacking accounts": len(new.attacks),
+        "left-out ordinary accounts": len(new.ordinary),
     }
     for name, own in left_out.items():
         for rate in RATES:

@@ -104,7 +104,7 @@ class Settings:
     precision: str = "int8"
     intents: list[str] = field(default_factory=lambda: list(DEFAULT_INTENTS))
     prevalence: float = 0.05
-    max_fpr: float = 0.05
+    max_fpr: float = 0.01
     calibration_folds: int = 2
     labelled: list[str] = field(default_factory=list)
     more_corpora: list[str] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def test_the_same_seed_gives_the_same_bundle(
     again = run(corpora, tmp_path / "again", cache)
     for file in sorted(trained.iterdir()):
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "library"),
+    [("--label_issues", "true", "cleanlab"), ("--mlflow", "store", "mlflow")],
+)
+def test_a_missing_extra_is_said_before_the_long_work(
+    corpora: Path, cache: Path, tmp_path: Path, option: str, value: str, library: str
+) -> None:
+    if importlib.util.find_spec(library):
+        pytest.skip(f"{library} is installed")
+    with pytest.raises(ConfigError, match=f"however: {library} is not installed"):
+        run(corpora, tmp_path, cache, option, value)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_run_folder_keeps_its_settings(trained: Path, corpora: Path, cache: Path) -> None:

@@ -39,7 +39,9 @@ LOW_SHARES = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 STREAMS = 86
 """Streams of each evasion: one of each sealed wrapper there is, up to so many."""
 LONG_STREAMS = 30
-"""Streams of each payload position: thousands of tokens a prompt are dear to encode."""
+"""Streams of each payload position and low share"""
+LONG_PROMPTS = 12
+"""and prompts of those: thousands of tokens a prompt are dear to encode."""
 LONGEST = 24
 
 
@@ -72,7 +74,7 @@ def robustness(
         progress(f"robustness: payload after {tokens} tokens")
         rng = np.random.default_rng([8, tokens])
         moved = [
-            place_payload(rng, _first(s, LONGEST), tokens, latin) for s in clean[:LONG_STREAMS]
+            place_payload(rng, _first(s, LONG_PROMPTS), tokens, latin) for s in clean[:LONG_STREAMS]
         ]
         found = _recall(judge, bundle, moved, at)
         positions.append({"tokens": tokens, "streams": len(moved), "recall": found})

@@ -1,0 +1,77 @@
+"""The benchmark from corpora to report, on small corpora, with the real encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stillwatch.data.errors import ConfigError, InputError
+from stillwatch.serving.cli import judge_log
+from stillwatch.training import cli
+from stillwatch.training.benchmark.evaluate import compare_bundles, evaluate
+from stillwatch.training.settings import Composition, Optimisation, Settings
+from tests.training.test_train import cache, corpora
+
+__all__ = ["cache", "corpora"]
+
+SETTINGS = Settings(
+    seed=3,
+    max_fpr=0.2,
+    calibration_folds=1,
+    composition=Composition(
+        folds=3, attacks=18, ordinary=24, reference=10, source_prompts=40, test_attacks=1,
+        test_ordinary=36,
+    ),
+    optimisation=Optimisation(epochs=2, longest=32, head_examples=1500, width=16, key=4),
+)  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_fold_is_trained_tested_and_reported(
+    corpora: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    figures = evaluate(
+        SETTINGS, corpora, tmp_path / "report", tmp_path / "run", cache, 2, False, said.append,
+        "stillwatch evaluate --folds [2]", [2],
+    )  # fmt: skip
+    saved = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert saved["folds"] == [2]
+    assert saved["accounts"]["ordinary known"] == 36
+    assert saved["accounts"]["ordinary new"] == 24
+    assert set(figures["settings"]["known"]["methods"]) == {
+        "stillwatch", "logistic regression", "gradient boosting", "nearest template",
+        "best single prompt", "mean discrepancy", "PRADA",
+    }  # fmt: skip
+    for setting in ("known", "new"):
+        for rates in figures["settings"][setting]["methods"].values():
+            assert all(0 <= own["recall"] <= 1 for own in rates.values())
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "stillwatch evaluate --folds [2]" in page
+    shown = capsys.readouterr().out
+    for word in ("known traffic", "new traffic", "PRADA", "calibration error"):
+        assert word in shown
+    assert any("baselines without fold 2" in line for line in said)
+
+
+def test_folds_that_there_are_not_are_refused(corpora: Path, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folds must be 1 to 3, however"):
+        evaluate(
+            SETTINGS, corpora, tmp_path / "report", tmp_path / "run", cache, 2, False, print,
+            "", [4],
+        )  # fmt: skip
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_bundle_is_not_compared_with_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must name another bundle, however"):
+        compare_bundles(tmp_path, tmp_path, judge_log, print)
+
+
+def test_a_bundle_that_is_not_there_is_said_before_the_long_work(tmp_path: Path) -> None:
+    options = ["--bundle", str(tmp_path / "none"), "--compare", str(tmp_path / "neither")]
+    with pytest.raises(Exception, match="none"):
+        cli.evaluate([*options, "--progress", "false"], judge_log)
