@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -120,8 +120,10 @@ def evaluate(argv: list[str], judge: Judge) -> int:
         help="only compare --bundle with this one on the sealed material",
     )  # fmt: skip
     parser.add_argument(
-        "--sealed_only", type=bool, default=False, help="only test --bundle on sealed material"
-    )
+        "--only", type=Literal["folds", "bundle"] | None, default=None,
+        help="folds: train and test fold by fold alone; bundle: test --bundle on sealed material "
+        "alone",
+    )  # fmt: skip
     settings, options = _settings(parser, argv)
     settings.check()
     from stillwatch.model.bundle import load_bundle, released_bundle
@@ -140,11 +142,13 @@ def evaluate(argv: list[str], judge: Judge) -> int:
             else f"{new} is worse than {old} where the table says so: do not release it"
         )
         return 0 if fit else 1
-    bundle = _path(options.bundle) or released_bundle()
-    report(f"the bundle that is tested on sealed material: {load_bundle(bundle).id}")
     folder.mkdir(parents=True, exist_ok=True)
-    sealed = benchmark.evaluate_bundle(bundle, judge, report, folder / "sealed.json")
-    if options.sealed_only:
+    sealed = None
+    if options.only != "folds":
+        bundle = _path(options.bundle) or released_bundle()
+        report(f"the bundle that is tested on sealed material: {load_bundle(bundle).id}")
+        sealed = benchmark.evaluate_bundle(bundle, judge, report, folder / "sealed.json")
+    if options.only == "bundle":
         return 0
     benchmark.evaluate(
         settings, _path(options.corpora), folder, Path(options.run), Path(options.cache),
