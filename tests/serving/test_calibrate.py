@@ -52,7 +52,9 @@ def chunks_of(events: list[Event], labels: list[str] | None = None, size: int = 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    # Random weights, moved to where ordinary traffic stands.
+    made = tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    return with_offset(made, made.path.with_name("low"), -4.0).bundle
 
 
 @pytest.fixture(scope="module")
