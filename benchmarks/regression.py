@@ -12,13 +12,11 @@ from pathlib import Path
 from stillwatch.model.bundle import load_bundle, released_bundle
 from stillwatch.serving.cli import judge_log
 from stillwatch.training.benchmark.sealed import (
-    SealedPlan,
+    REGRESSION,
     compose_sealed,
     score_sealed,
     sealed_figures,
 )
-
-PLAN = SealedPlan(ordinary=500, longest=60)
 
 
 def main() -> None:
@@ -28,7 +26,7 @@ def main() -> None:
         "--json", type=Path, help="write the record here; else print the recall alone"
     )
     options = parser.parse_args()
-    streams = compose_sealed(PLAN)
+    streams = compose_sealed(REGRESSION)
     scores = score_sealed(judge_log, options.bundle, streams)
     record = {
         "bundle": load_bundle(options.bundle).id,

@@ -75,8 +75,10 @@ def _examples(rng: np.random.Generator, count: int = 24) -> HeadExamples:
     return HeadExamples(HeadTexts(vectors, ngram_rows(bags), np.ones(count, np.float32)), target)
 
 
-def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int = 0) -> Bundle:
-    """A bundle with random weights for TinyEncoder."""
+def tiny_bundle(
+    folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int = 0, offset: float = 0.0
+) -> Bundle:
+    """A bundle with random weights for TinyEncoder, every logit moved by `offset`."""
     rng = np.random.default_rng(seed)
     classes = class_names(INTENTS)
     features = feature_names(classes, INTENTS)
@@ -114,8 +116,8 @@ def tiny_bundle(folder: Path, enter: float = 0.5, leave: float = 0.4, seed: int 
             "golden": [],
         },
         "calibration": {
-            "risk": {"slope": 1.0, "offset": 0.0},
-            "intents": [{"slope": 1.0, "offset": 0.0}] * len(INTENTS),
+            "risk": {"slope": 1.0, "offset": offset},
+            "intents": [{"slope": 1.0, "offset": offset}] * len(INTENTS),
         },
         "thresholds": {
             "enter": enter, "leave": leave, "max_fpr": 0.01, "ordinary_accounts": 10,

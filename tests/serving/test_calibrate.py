@@ -53,8 +53,7 @@ def chunks_of(events: list[Event], labels: list[str] | None = None, size: int = 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     # Random weights, moved to where ordinary traffic stands.
-    made = tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-    return with_offset(made, made.path.with_name("low"), -4.0).bundle
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", offset=-4.0)
 
 
 @pytest.fixture(scope="module")

@@ -75,8 +75,10 @@ def write_log(path: Path, accounts: int) -> Path:
 
 
 def test_calibrate_writes_a_bundle_with_new_thresholds(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny", offset=-4.0).path
+
     def load(path: Path, threads: int, show_progress: bool) -> Scorer:
         return Scorer(load_bundle(path), TinyEncoder())
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.regression import PLAN
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.bundle import load_bundle, manifest_fields, released_bundle, write_bundle
 from stillwatch.model.heads import IntentHeads
 from stillwatch.serving.cli import judge_log
 from stillwatch.training.benchmark.compare import compare
 from stillwatch.training.benchmark.sealed import (
+    REGRESSION,
     SealedScores,
     compose_sealed,
     is_attack,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def streams() -> list[Stream]:
-    return compose_sealed(PLAN)
+    return compose_sealed(REGRESSION)
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,10 @@ class SealedPlan:
     seed: int = 3
 
 
+REGRESSION = SealedPlan(ordinary=500, longest=60)
+"""The smaller test that each released bundle leaves a record of."""
+
+
 @dataclass(frozen=True)
 class SealedScores:
     """What a bundle said of S streams: highest risks float64 (S,), attack prompts seen when first
