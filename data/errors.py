@@ -5,7 +5,8 @@ StillwatchError
 ├── OutputError       a destination that cannot be written
 ├── ConfigError       an option or configuration value
 ├── MissingError      something that has to be installed or downloaded first
-└── BundleError       a bundle that is incomplete, tampered with or of another format
+├── BundleError       a bundle that is incomplete, tampered with or of another format
+└── StoreError        a store of account states that cannot be reached or has no room
 
 Each message is one sentence that says what must hold, what was found and what to do.
 No message holds the text of a prompt.
@@ -34,3 +35,7 @@ class MissingError(StillwatchError):
 
 class BundleError(StillwatchError):
     """A bundle that is incomplete, tampered with or of another format."""
+
+
+class StoreError(StillwatchError):
+    """A store of account states that cannot be reached or has no room."""

@@ -25,7 +25,7 @@ from stillwatch.data.errors import BundleError, OutputError
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import class_names
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 
 
@@ -103,6 +103,7 @@ class Manifest(BaseModel):
     thresholds: Thresholds
     benign_sources: list[str]
     head_origins: list[float]
+    golden_risks: list[float]
     data_hash: str
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -256,6 +257,14 @@ def _parse_manifest(path: Path, hard_links: bool) -> Manifest:
         ) from error
 
 
+def in_memory(fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
+    """A bundle that lies in no folder yet. `fields` are the manifest's, without format and
+    files."""
+    files = {name: _sha256(data) for name, data in sorted(content.items())}
+    manifest = Manifest.model_validate({**fields, "format": FORMAT, "files": files})
+    return Bundle(Path(), manifest, content)
+
+
 def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
     """Write a bundle whole or not at all and load it back. `fields` are the manifest's, without
     format and files. An existing folder is replaced only if it is a bundle or empty."""
@@ -266,9 +275,7 @@ def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, by
             f"{path} must be new, empty or a bundle, however: it holds other files; "
             "name another folder"
         )
-    manifest = Manifest.model_validate(
-        {**fields, "format": FORMAT, "files": {n: _sha256(c) for n, c in sorted(content.items())}}
-    )
+    manifest = in_memory(fields, content).manifest
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

@@ -154,8 +154,8 @@ def advance(
     """One event for each of B accounts: changes `state` in place, returns features float32 (B, F).
 
     `state` is a structured array (B,) with `feature_state_fields`; `frame` and `slot` are signal
-    rows float32 (B, layout.width), all zero where an event has no frame. Times that go backwards
-    count as no gap.
+    rows float32 (B, layout.width), all zero where an event has no frame. An event older than the
+    latest changes nothing of the gaps, and counts in the last hour and day as it would have there.
     """
     scalars = facts.scalars
     first = state["events"] == 0
@@ -260,15 +260,18 @@ def _update_timing(
     state: np.ndarray, times: np.ndarray, first: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
     """Pace of the stream: features (B, 7)."""
+    late_s = np.where(first, 0.0, np.maximum(state["last_time"] - times, 0.0))
     gap_s = np.where(first, 0.0, np.maximum(times - state["last_time"], 0.0))
     state["last_time"] = np.where(first, times, np.maximum(times, state["last_time"]))
     gap_log = np.where(first, 0.0, np.log1p(gap_s)).astype(np.float32)
-    rate = np.where(first, 0.0, np.maximum(1 / np.maximum(count - 1, 1), 1 / 64))
+    # What comes late tells nothing of the pace.
+    still = first | (late_s > 0)
+    rate = np.where(still, 0.0, np.maximum(1 / np.maximum(count - 1, 1), 1 / 64))
     state["gap_mean"] += (gap_log - state["gap_mean"]) * rate
     state["gap_square"] += (gap_log**2 - state["gap_square"]) * rate
     spread = np.sqrt(np.maximum(state["gap_square"] - state["gap_mean"] ** 2, 0))
-    state["hour_count"] = state["hour_count"] * np.exp(-gap_s / _HOUR_S) + 1
-    state["day_count"] = state["day_count"] * np.exp(-gap_s / _DAY_S) + 1
+    state["hour_count"] = state["hour_count"] * np.exp(-gap_s / _HOUR_S) + np.exp(-late_s / _HOUR_S)
+    state["day_count"] = state["day_count"] * np.exp(-gap_s / _DAY_S) + np.exp(-late_s / _DAY_S)
     hour = ((times % _DAY_S) // _HOUR_S).astype(np.uint32)
     state["hours_seen"] |= np.left_shift(np.uint32(1), hour)
     hours_share = np.bitwise_count(state["hours_seen"]) / 24

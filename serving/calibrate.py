@@ -28,6 +28,8 @@ from stillwatch.model.adapt import (
     sample_by_account,
 )
 from stillwatch.model.bundle import Bundle, Thresholds, manifest_fields, write_bundle
+from stillwatch.model.detector import Detector
+from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import PLACES
 from stillwatch.model.lexical import ngram_chunks
 from stillwatch.model.stream import EventTexts, encode_texts
@@ -94,7 +96,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     must hold campaigns: references and a threshold made of those would let campaigns through.
     """
     sample = SiteSample()
-    scorer.observe = sample.add
+    scorer.detector.observe = sample.add
     _score(scorer, chunks, "Reading half of the accounts for references", is_reference)
     _refuse_suspects(scorer.peak_risks())
     old = scorer.bundle
@@ -108,7 +110,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     content = {**old.content, **benign.to_files(), "heads.safetensors": heads.to_bytes()}
     with tempfile.TemporaryDirectory() as scratch:
         widened = write_bundle(Path(scratch) / "bundle", fields, content)
-        second = Scorer(widened, scorer.encoder)
+        second = Scorer(Detector(widened, scorer.encoder))
         _score(second, chunks, "Scoring the other half", lambda name: not is_reference(name))
     peaks = second.peak_risks()
     _refuse_suspects(peaks)
@@ -123,6 +125,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     fields = {**fields, "thresholds": thresholds.model_dump()}
     card = content["README.md"].split(CARD_HEADING.encode())[0].rstrip() + b"\n"
     content["README.md"] = card + _card_section(old, found, benign.sources.count(SITE)).encode()
+    fields = with_golden(fields, content, scorer.encoder)
     return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
 
 
@@ -163,7 +166,7 @@ def _with_site(
 ) -> tuple[BenignIndex, tuple[HeadTexts, HeadTexts]]:
     """The references with a site's own in place of earlier ones of it, and its texts as the heads
     read them."""
-    benign, dimensions = scorer.benign, scorer.bundle.manifest.encoder.dimensions
+    benign, dimensions = scorer.detector.benign, scorer.bundle.manifest.encoder.dimensions
     kept = np.array([source != SITE for source in benign.sources])
     vectors = [benign.vectors()[kept]]
     heads = []

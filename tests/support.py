@@ -15,12 +15,16 @@ from stillwatch.data.events import Event
 from stillwatch.model.adapt import HeadExamples, HeadTexts, examples_to_bytes, ngram_rows
 from stillwatch.model.bundle import Bundle, write_bundle
 from stillwatch.model.classifier import Classifier, ClassifierConfig
+from stillwatch.model.detector import Detector
 from stillwatch.model.encoder import TextVectors
 from stillwatch.model.export import export_classifier
 from stillwatch.model.features import feature_names
+from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import IntentHeads, class_names, projection_matrix
 from stillwatch.model.lexical import BUCKETS
 from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
+from stillwatch.serving.scorer import Scorer
+from stillwatch.serving.stores.base import StateStore
 
 INTENTS = ("capability_probing", "cot_harvesting", "output_harvesting")
 DIMENSIONS = 96
@@ -129,7 +133,12 @@ def tiny_bundle(
         "settings": {},
         "versions": {},
     }  # fmt: skip
-    return write_bundle(folder, fields, content)
+    return write_bundle(folder, with_golden(fields, content, TinyEncoder()), content)
+
+
+def tiny_scorer(bundle: Bundle, store: StateStore | None = None) -> Scorer:
+    """A scorer of a tiny bundle, with a signal cache of its own."""
+    return Scorer(Detector(bundle, TinyEncoder()), store)
 
 
 def make_events(accounts: int = 5, each: int = 20, seed: int = 0) -> list[Event]:

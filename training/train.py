@@ -17,6 +17,7 @@ from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
+from stillwatch.model.golden import with_golden
 from stillwatch.training.card import model_card
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
@@ -128,7 +129,8 @@ def _fit(
         },
     }
     card = model_card(settings, fields, figures)
-    bundle = write_bundle(output, fields, detector_files(readers, fit, model, card))
+    content = detector_files(readers, fit, model, card)
+    bundle = write_bundle(output, with_golden(fields, content, encoder), content)
     _write(run_folder / "figures.json", json.dumps(figures, indent=1) + "\n")
     return bundle
 

@@ -118,8 +118,10 @@ def load_scorer(bundle: Path | None, threads: int, show_progress: bool = True) -
     """The detector of a bundle; None is the one that comes with the package."""
     with working("Loading the detector (its encoder is exported on first use)", show_progress):
         from stillwatch.serving.scorer import Scorer
+        from stillwatch.serving.stores.memory import MemoryStore
 
-        return Scorer.from_bundle(bundle, threads=threads)
+        # Duplicates are dropped where a log is read.
+        return Scorer.from_bundle(bundle, threads=threads, store=MemoryStore(remembered=0))
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("found", [0, 1, "2", None])
 def test_another_format_is_refused(folder: Path, found: object) -> None:
     edit_manifest(folder, lambda fields: fields.update(format=found))
-    with pytest.raises(BundleError, match=f"format must be 3, however: {found}"):
+    with pytest.raises(BundleError, match=f"format must be 4, however: {found}"):
         load_bundle(folder)
 
 

@@ -31,7 +31,7 @@ from stillwatch.serving.calibrate import (
     is_reference,
 )
 from stillwatch.serving.scorer import Scorer
-from tests.support import DIMENSIONS, TinyEncoder, make_events, tiny_bundle
+from tests.support import DIMENSIONS, TinyEncoder, make_events, tiny_bundle, tiny_scorer
 
 ACCOUNTS, RATE = 120, 0.1
 EVENTS = make_events(accounts=ACCOUNTS, each=4)
@@ -59,7 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def made(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     folder = tmp_path_factory.mktemp("calibrated") / "own"
-    return calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), folder, RATE)
+    return calibrate(tiny_scorer(bundle), chunks_of(EVENTS), folder, RATE)
 
 
 def with_offset(bundle: Bundle, folder: Path, offset: float) -> Scorer:
@@ -67,7 +67,7 @@ def with_offset(bundle: Bundle, folder: Path, offset: float) -> Scorer:
     fields = manifest_fields(bundle.manifest)
     moved = {"slope": 1.0, "offset": offset}
     fields["calibration"] = {"risk": moved, "intents": [moved] * len(bundle.manifest.intents)}
-    return Scorer(write_bundle(folder, fields, bundle.content), TinyEncoder())
+    return tiny_scorer(write_bundle(folder, fields, bundle.content))
 
 
 def test_the_detector_stays_the_same(bundle: Bundle, made: Calibrated) -> None:
@@ -77,7 +77,7 @@ def test_the_detector_stays_the_same(bundle: Bundle, made: Calibrated) -> None:
     assert differing == {"benign.faiss", "heads.safetensors", "README.md"}
     before, fields = manifest_fields(bundle.manifest), manifest_fields(after.manifest)
     changed = {name for name in before if before[name] != fields[name]}
-    assert changed == {"thresholds", "benign_sources"}
+    assert changed == {"thresholds", "benign_sources", "golden_risks"}
     assert [path.name for path in after.path.parent.iterdir()] == ["own"]
 
 
@@ -91,7 +91,7 @@ def test_the_thresholds_are_the_site_s_own(made: Calibrated) -> None:
 
 
 def test_the_half_that_is_counted_is_flagged_as_the_bound_allows(made: Calibrated) -> None:
-    scorer = Scorer(made.bundle, TinyEncoder())
+    scorer = tiny_scorer(made.bundle)
     verdicts = scorer.update([event for event in EVENTS if event.account_id in COUNTED])
     # Whoever ever reached the threshold was flagged then.
     flagged = {verdict.account_id for verdict in verdicts if verdict.flagged}
@@ -115,14 +115,14 @@ def test_references_come_from_the_other_half(
         else e
         for e in EVENTS
     ]
-    scorer = Scorer(bundle, TinyEncoder())
+    scorer = tiny_scorer(bundle)
     again = calibrate(scorer, chunks_of(changed), tmp_path / "own", RATE)
     assert again.bundle.content["benign.faiss"] == made.bundle.content["benign.faiss"]
     assert again.threshold.enter != made.threshold.enter
 
 
 def test_calibrating_again_replaces_the_references(made: Calibrated, tmp_path: Path) -> None:
-    scorer = Scorer(made.bundle, TinyEncoder())
+    scorer = tiny_scorer(made.bundle)
     again = calibrate(scorer, chunks_of(EVENTS), tmp_path / "again", RATE)
     assert again.bundle.manifest.benign_sources == made.bundle.manifest.benign_sources
     card = "README.md"
@@ -146,7 +146,7 @@ def test_the_log_is_read_twice_and_in_pieces_of_any_size(
     bundle: Bundle, made: Calibrated, tmp_path: Path
 ) -> None:
     labels: list[str] = []
-    scorer = Scorer(bundle, TinyEncoder())
+    scorer = tiny_scorer(bundle)
     found = calibrate(scorer, chunks_of(EVENTS, labels, size=7), tmp_path / "own", RATE)
     assert len(labels) == 2
     # The centres depend a little on the order in which texts come.
@@ -204,7 +204,7 @@ def test_too_few_accounts_are_refused(bundle: Bundle, tmp_path: Path) -> None:
         check_enough(accounts, 0.003)
     check_enough(accounts, RATE)
     with pytest.raises(InputError, match=f"at least {needed} .* the log holds {len(COUNTED)}"):
-        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", 0.003)
+        calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", 0.003)
     assert not list(tmp_path.iterdir())
 
 
@@ -234,16 +234,16 @@ def test_campaigns_in_either_half_are_refused(
     monkeypatch.setattr(Scorer, "peak_risks", some_are_high)
     suspects = [2]
     with pytest.raises(InputError, match=r"2 of .* accounts have a risk above"):
-        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", RATE)
+        calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", RATE)
     assert not (tmp_path / "own").exists()
     # A single one may be an odd customer.
     suspects[0], calls = 1, itertools.count()
-    found = calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path / "own", RATE)
+    found = calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", RATE)
     assert found.threshold.enter < 0.95
 
 
 def test_a_folder_of_something_else_is_not_written_to(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("the only copy")
     with pytest.raises(OutputError, match="must be new, empty or a bundle"):
-        calibrate(Scorer(bundle, TinyEncoder()), chunks_of(EVENTS), tmp_path, RATE)
+        calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path, RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

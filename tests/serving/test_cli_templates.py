@@ -15,7 +15,7 @@ from stillwatch.serving.cli import app
 from stillwatch.serving.commands import intake
 from stillwatch.serving.scorer import Scorer
 from tests.serving.fake_scorer import LIBRARY, FakeScorer
-from tests.support import TinyEncoder, make_events, tiny_bundle
+from tests.support import make_events, tiny_bundle, tiny_scorer
 
 
 def run(*argv: object) -> Result:
@@ -80,7 +80,7 @@ def test_calibrate_writes_a_bundle_with_new_thresholds(
     bundle = tiny_bundle(tmp_path / "tiny", offset=-4.0).path
 
     def load(path: Path, threads: int, show_progress: bool) -> Scorer:
-        return Scorer(load_bundle(path), TinyEncoder())
+        return tiny_scorer(load_bundle(path))
 
     monkeypatch.setattr(intake, "load_scorer", load)
     log, output = write_log(tmp_path / "log.jsonl", 60), tmp_path / "new" / "site"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,16 @@ import pytest
 from stillwatch.data.errors import BundleError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
-from stillwatch.serving import accounts
+from stillwatch.model.detector import Detector
 from stillwatch.serving.scorer import Scorer
+from stillwatch.serving.state import EVIDENCE_KEPT, Kept, Standing
 from stillwatch.serving.verdict import Evidence
-from tests.support import INTENTS, TinyEncoder, make_events, tiny_bundle
+from tests.support import INTENTS, TinyEncoder, make_events, tiny_bundle, tiny_scorer
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-def scorer(bundle: Bundle) -> Scorer:
-    return Scorer(bundle, TinyEncoder())
 
 
 def risks(scored: Scorer) -> dict[str, float]:
@@ -34,8 +30,8 @@ def risks(scored: Scorer) -> dict[str, float]:
 
 def test_event_by_event_equals_one_go(bundle: Bundle) -> None:
     events = make_events()
-    one_go = scorer(bundle).update(events)
-    single = scorer(bundle)
+    one_go = tiny_scorer(bundle).update(events)
+    single = tiny_scorer(bundle)
     by_event = [single.update([event])[0] for event in events]
     for together, apart in zip(one_go, by_event, strict=True):
         assert together.account_id == apart.account_id
@@ -49,9 +45,9 @@ def test_event_by_event_equals_one_go(bundle: Bundle) -> None:
 @pytest.mark.parametrize("size", [3, 17, 100])
 def test_the_size_of_a_batch_changes_nothing(bundle: Bundle, size: int) -> None:
     events = make_events()
-    expected = scorer(bundle)
+    expected = tiny_scorer(bundle)
     expected.ingest(events)
-    batched = scorer(bundle)
+    batched = tiny_scorer(bundle)
     for start in range(0, len(events), size):
         batched.ingest(events[start : start + size])
     assert risks(batched) == pytest.approx(risks(expected), abs=1e-5)
@@ -59,9 +55,9 @@ def test_the_size_of_a_batch_changes_nothing(bundle: Bundle, size: int) -> None:
 
 def test_neighbours_change_nothing(bundle: Bundle) -> None:
     events = make_events()
-    together = scorer(bundle)
+    together = tiny_scorer(bundle)
     together.ingest(events)
-    alone = scorer(bundle)
+    alone = tiny_scorer(bundle)
     alone.ingest([event for event in events if event.account_id == "a1"])
     assert alone.verdict("a1").risk == pytest.approx(together.verdict("a1").risk, abs=1e-5)
     ids = [[item.event_id for item in s.verdict("a1").evidence] for s in (alone, together)]
@@ -71,19 +67,19 @@ def test_neighbours_change_nothing(bundle: Bundle) -> None:
 def test_later_events_change_no_earlier_verdict(bundle: Bundle) -> None:
     events = make_events()
     changed = events[:60] + [replace(event, prompt="quite another") for event in events[60:]]
-    before, after = scorer(bundle).update(events), scorer(bundle).update(changed)
+    before, after = tiny_scorer(bundle).update(events), tiny_scorer(bundle).update(changed)
     assert [v.risk for v in before[:60]] == pytest.approx([v.risk for v in after[:60]], abs=1e-6)
     assert [v.risk for v in before[60:]] != pytest.approx([v.risk for v in after[60:]], abs=1e-6)
 
 
 def test_a_verdict_carries_its_evidence(bundle: Bundle) -> None:
     events = make_events()
-    scored = scorer(bundle)
+    scored = tiny_scorer(bundle)
     scored.ingest(events)
     known = {event.event_id: event for event in events}
     for verdict in scored.verdicts():
         contributions = [item.contribution for item in verdict.evidence]
-        assert len(contributions) == accounts.EVIDENCE_KEPT
+        assert len(contributions) == EVIDENCE_KEPT
         assert contributions == sorted(contributions, reverse=True)
         assert set(verdict.intents) == set(INTENTS)
         for item in verdict.evidence:
@@ -94,10 +90,10 @@ def test_a_verdict_carries_its_evidence(bundle: Bundle) -> None:
 
 def test_flags_enter_high_and_leave_low(tmp_path: Path) -> None:
     events = make_events(accounts=8, each=40)
-    plain = Scorer(tiny_bundle(tmp_path / "a"), TinyEncoder()).update(events)
+    plain = tiny_scorer(tiny_bundle(tmp_path / "a")).update(events)
     risk = np.array([verdict.risk for verdict in plain])
     enter, leave = float(np.quantile(risk, 0.7)), float(np.quantile(risk, 0.4))
-    found = Scorer(tiny_bundle(tmp_path / "b", enter, leave), TinyEncoder()).update(events)
+    found = tiny_scorer(tiny_bundle(tmp_path / "b", enter, leave)).update(events)
     flagged: dict[str, bool] = {}
     first: dict[str, int] = {}
     peak: dict[str, float] = {}
@@ -121,7 +117,7 @@ def test_flags_enter_high_and_leave_low(tmp_path: Path) -> None:
 
 
 def test_a_text_past_the_cap_is_reported(bundle: Bundle) -> None:
-    scored = scorer(bundle)
+    scored = tiny_scorer(bundle)
     long = " ".join(f"word{i}" for i in range(1000))
     scored.ingest([Event("e1", "a", 1.7e9, long), Event("e2", "a", 1.7e9 + 5, "short one")])
     assert scored.verdict("a").truncated == 1
@@ -130,7 +126,7 @@ def test_a_text_past_the_cap_is_reported(bundle: Bundle) -> None:
 
 def test_repeated_texts_are_encoded_once(bundle: Bundle) -> None:
     encoder = TinyEncoder()
-    scored = Scorer(bundle, encoder)
+    scored = Scorer(Detector(bundle, encoder))
     for position in range(50):
         scored.ingest([Event(f"e{position}", f"a{position}", 1.7e9 + position, "one prompt")])
     assert encoder.encoded == 1
@@ -140,54 +136,13 @@ def test_signals_that_were_forgotten_come_back_the_same(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = make_events()
-    expected = scorer(bundle)
+    expected = tiny_scorer(bundle)
     expected.ingest(events)
-    monkeypatch.setattr("stillwatch.serving.scorer.SIGNALS_KEPT", 3)
-    forgetful = scorer(bundle)
+    monkeypatch.setattr("stillwatch.model.detector.SIGNALS_KEPT", 3)
+    forgetful = tiny_scorer(bundle)
     for event in events:
         forgetful.ingest([event])
     assert risks(forgetful) == pytest.approx(risks(expected), abs=1e-5)
-
-
-def test_the_account_table_spans_blocks() -> None:
-    table = accounts.AccountTable(np.dtype([("value", "<i8")]), block=3)
-    names = [f"a{number}" for number in range(10)]
-    first = table.check_out(names)
-    first.records["value"] = np.arange(10) * 10
-    table.put_back(first)
-    second = table.check_out(["a7", "a2"])
-    second.records["value"] += 1
-    assert table.record(table.row("a7"))["value"] == 70
-    table.put_back(second)
-    found = table.check_out(["a9", "a7", "a0", "new"]).records["value"]
-    assert found.tolist() == [90, 71, 0, 0]
-    assert list(table.names) == names
-
-
-class InterruptedNames(list[str]):
-    """Interrupts whoever goes through them for the first time, at the second name."""
-
-    interrupted = False
-
-    def __iter__(self) -> Iterator[str]:
-        for position, name in enumerate(super().__iter__()):
-            if position == 1 and not self.interrupted:
-                self.interrupted = True
-                raise KeyboardInterrupt
-            yield name
-
-
-def test_what_is_put_back_is_put_back_whole() -> None:
-    table = accounts.AccountTable(np.dtype([("value", "<i8")]), block=2)
-    names = ["a", "b", "c"]
-    changed = table.check_out(names)
-    changed.records["value"] = [1, 2, 3]
-    changed.names = InterruptedNames(names)
-    with pytest.raises(KeyboardInterrupt):
-        table.put_back(changed)
-    assert list(table.names) == names
-    assert table.check_out(names).records["value"].tolist() == [1, 2, 3]
-    assert [table.evidence(row) for row in range(3)] == [()] * 3
 
 
 class BrokenEncoderError(Exception):
@@ -198,8 +153,8 @@ def test_what_fails_halfway_changes_no_account(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = make_events()
-    expected = scorer(bundle).update(events)
-    tried = scorer(bundle)
+    expected = tiny_scorer(bundle).update(events)
+    tried = tiny_scorer(bundle)
     tried.ingest(events[:40])
 
     def fail(*_: object) -> None:
@@ -207,19 +162,20 @@ def test_what_fails_halfway_changes_no_account(
 
     long = Event("x", "unheard of", 1.8e9, "another prompt " * 9000)
     second = Event("y", "unheard of", 1.9e9, "and one more")
-    for place, name in ((tried.encoder, "encode"), (tried, "_judge")):
+    places = ((tried.encoder, "encode"), (tried, "_judge"), (tried.store, "write"))
+    for place, name in places:
         with monkeypatch.context() as broken:
             broken.setattr(place, name, fail)
             with pytest.raises(BrokenEncoderError):
                 tried.ingest([*events[40:], long])
-    judge, calls = tried._judge, iter(range(9))
+    wave, calls = tried.detector._score_wave, iter(range(9))
 
     def fail_late(*given: Any) -> Any:
-        return fail() if next(calls) else judge(*given)
+        return fail() if next(calls) else wave(*given)
 
     # The first event of each account is scored by then.
     with monkeypatch.context() as broken:
-        broken.setattr(tried, "_judge", fail_late)
+        broken.setattr(tried.detector, "_score_wave", fail_late)
         with pytest.raises(BrokenEncoderError):
             tried.ingest([*events[40:], long, second])
     with pytest.raises(KeyError):
@@ -234,14 +190,14 @@ def test_more_events_than_a_chunk_are_scored_alike(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = make_events()
-    expected = scorer(bundle).update(events)
+    expected = tiny_scorer(bundle).update(events)
     monkeypatch.setattr("stillwatch.serving.scorer.CHUNK_EVENTS", 7)
-    found = scorer(bundle).update(iter(events))
+    found = tiny_scorer(bundle).update(iter(events))
     assert [v.risk for v in found] == pytest.approx([v.risk for v in expected], abs=1e-5)
 
 
 def test_a_repeated_prompt_is_evidence_once(bundle: Bundle) -> None:
-    scored = scorer(bundle)
+    scored = tiny_scorer(bundle)
     repeats = [Event(f"r{n}", "a", 1.7e9 + n, "one and the same request") for n in range(8)]
     scored.ingest([*repeats, Event("other", "a", 1.8e9, "something else entirely")])
     first, second = scored.verdict("a").evidence
@@ -253,21 +209,19 @@ def test_a_repeated_prompt_is_evidence_once(bundle: Bundle) -> None:
     cycled = [Event(f"c{n}", "b", 1.7e9 + n, f"request number {n % 20}") for n in range(200)]
     scored.ingest(cycled)
     kept = [item.excerpt for item in scored.verdict("b").evidence]
-    assert len(set(kept)) == len(kept) == accounts.EVIDENCE_KEPT
+    assert len(set(kept)) == len(kept) == EVIDENCE_KEPT
 
 
 def test_of_one_prompt_the_strongest_event_is_kept() -> None:
-    table = accounts.AccountTable(np.dtype([("value", "<i8")]))
-    own = table.check_out(["a"])
+    own = Standing()
     for number, strength in enumerate([0.3, 0.6, 0.5, 0.6]):
-        event = Evidence(f"e{number}", "i", strength, None, 0.0, "")
-        own.add_evidence(0, accounts.Kept(7, event))
-    assert [item.event_id for item in own.evidence(0)] == ["e1"]
+        own.add_evidence(Kept(7, Evidence(f"e{number}", "i", strength, None, 0.0, "")))
+    assert [item.evidence.event_id for item in own.kept] == ["e1"]
 
 
 def test_a_prompt_past_the_longest_is_read_at_both_ends_and_reported(bundle: Bundle) -> None:
-    scored = scorer(bundle)
-    scored.encoder = TinyEncoder(max_windows=10_000)
+    scored = tiny_scorer(bundle)
+    scored.detector.encoder = TinyEncoder(max_windows=10_000)
     for number, (length, cut) in enumerate([(60_000, 0), (70_000, 1), (300_000, 1)]):
         filler = "word " * (length // 5)
         name = f"a{number}"
@@ -283,7 +237,7 @@ def test_a_bundle_of_other_features_is_refused(bundle: Bundle, field: str) -> No
     names[2] = "of another version"
     manifest = bundle.manifest.model_copy(update={field: names})
     with pytest.raises(BundleError, match=f"{field} must be those of this version.*another"):
-        Scorer(replace(bundle, manifest=manifest), TinyEncoder())
+        Detector(replace(bundle, manifest=manifest), TinyEncoder())
 
 
 def test_a_bundle_must_calibrate_every_intent(bundle: Bundle) -> None:
@@ -292,9 +246,9 @@ def test_a_bundle_must_calibrate_every_intent(bundle: Bundle) -> None:
     )
     manifest = bundle.manifest.model_copy(update={"calibration": calibration})
     with pytest.raises(BundleError, match="must calibrate 3 intents, however: 2"):
-        Scorer(replace(bundle, manifest=manifest), TinyEncoder())
+        Detector(replace(bundle, manifest=manifest), TinyEncoder())
 
 
 def test_an_unknown_account_is_a_key_error(bundle: Bundle) -> None:
     with pytest.raises(KeyError):
-        scorer(bundle).verdict("nobody")
+        tiny_scorer(bundle).verdict("nobody")

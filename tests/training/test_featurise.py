@@ -15,12 +15,19 @@ from stillwatch.model.bundle import Bundle
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import IntentHeads, class_names
 from stillwatch.model.templates import BenignIndex, TemplateIndex
-from stillwatch.serving.scorer import Scorer
 from stillwatch.training.featurise import Readers, featurise
 from stillwatch.training.fit_heads import NgramTable
 from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
 from stillwatch.training.vectors import VectorCache, VectorTable
-from tests.support import DIMENSIONS, INTENTS, WINDOW_WORDS, TinyEncoder, make_events, tiny_bundle
+from tests.support import (
+    DIMENSIONS,
+    INTENTS,
+    WINDOW_WORDS,
+    TinyEncoder,
+    make_events,
+    tiny_bundle,
+    tiny_scorer,
+)
 
 CLASSES = class_names(INTENTS)
 NAMES = feature_names(CLASSES, INTENTS)
@@ -100,9 +107,9 @@ class Recorder:
 
 def served(bundle: Bundle, events: list[Event]) -> dict[str, np.ndarray]:
     """Features (T, F) of each account as the scorer computes them, event by event."""
-    scorer = Scorer(bundle, TinyEncoder())
-    recorder = Recorder(scorer._step)
-    scorer._step = recorder  # type: ignore[assignment]
+    scorer = tiny_scorer(bundle)
+    recorder = Recorder(scorer.detector._step)
+    scorer.detector._step = recorder  # type: ignore[assignment]
     found: dict[str, list[np.ndarray]] = {}
     for event in events:
         scorer.update([event])
