@@ -28,6 +28,10 @@ TIME_END = datetime(2201, 1, 1, tzinfo=UTC).timestamp()
 MAX_INTEGER = 2**53
 """Larger counts are refused: they are no longer exact as floats."""
 
+MAX_ID_BYTES = 256
+"""Longer account and event ids, as UTF-8, are refused: they are kept with what is held of an
+account, whose size is fixed."""
+
 MAX_DEPTH = 64
 """Unknown fields nested deeper than this are refused."""
 
@@ -129,6 +133,12 @@ def parse_event(fields: Mapping[str, Any]) -> Event:
         system = ""
     elif type(system) is not str:
         raise InvalidEvent("system must be a string, however: " + _kind(system))
+
+    for name, value in (("account_id", account_id), ("event_id", event_id)):
+        if len(value) > MAX_ID_BYTES // 4 and len(value.encode("utf-8", "replace")) > MAX_ID_BYTES:
+            raise InvalidEvent(
+                f"{name} must be at most {MAX_ID_BYTES} bytes of UTF-8, however: it is longer"
+            )
 
     model, platform, network, payment, client, session_id = [
         _optional_text(name, get(name)) for name in TEXT_FIELDS

@@ -99,6 +99,8 @@ def test_the_first_and_last_moments_are_times(value: object) -> None:
         ({"account_id": " \t"}, "account_id must .* an empty string"),
         ({"account_id": 7}, "account_id must .* a number"),
         ({"account_id": "\udc00"}, "account_id must .* a lone surrogate"),
+        ({"account_id": "a" * 257}, "account_id must be at most 256 bytes .* it is longer"),
+        ({"event_id": "\u00e9" * 129}, "event_id must be at most 256 bytes .* it is longer"),
         ({"prompt": None}, "prompt must be a string, however: missing"),
         ({"prompt": ["x"]}, "prompt must be a string, however: a list"),
         ({"prompt": "x\ud800y"}, "prompt must be Unicode text"),

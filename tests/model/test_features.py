@@ -181,6 +181,28 @@ def test_a_time_that_goes_back_is_no_gap() -> None:
     assert named(step(state, one_event(1.7e9 + 60)))["gap_log"] == pytest.approx(np.log1p(60) / 10)
 
 
+def test_the_pace_of_the_last_hour_is_that_of_the_order_of_time() -> None:
+    times = [1.7e9 + 400.0 * number for number in range(20)]
+    shuffled = [*times[::2], *times[1::2]]
+    found = []
+    for order in (times, shuffled):
+        state = empty_state(1)
+        for time in order:
+            step(state, one_event(time))
+        found.append(state[0])
+    for name in ("hour_count", "day_count", "last_time", "hours_seen"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
+
+
+def test_a_late_event_changes_nothing_of_the_gaps() -> None:
+    state = empty_state(1)
+    for time in (1.7e9, 1.7e9 + 100, 1.7e9 + 200):
+        step(state, one_event(time))
+    before = state[["gap_mean", "gap_square"]][0].copy()
+    step(state, one_event(1.7e9 - 86400))
+    assert state[["gap_mean", "gap_square"]][0] == before
+
+
 def test_pace_is_forgotten_with_time() -> None:
     state = empty_state(1)
     for number in range(100):
