@@ -67,6 +67,11 @@ class Scored(NamedTuple):
     """float32 (N,): the cosine of that template."""
     truncated: np.ndarray
     """bool (N,): whether a part of the event was not read."""
+    texts: list[EventTexts]
+    """N of them: what was read of each event."""
+    vectors: dict[bytes, np.ndarray]
+    """Unit vectors float32 (D,) of the texts that were encoded for this call, by `text_key`; what
+    was known from earlier calls is not encoded again."""
 
 
 class _Signal(NamedTuple):
@@ -146,15 +151,16 @@ class Detector:
         scored = Scored(
             np.zeros(count), np.zeros((count, len(self.intents))),
             np.zeros((count, len(self.intents))), np.full(count, -1, dtype=np.int64),
-            np.zeros(count, dtype=np.float32), np.zeros(count, dtype=bool),
+            np.zeros(count, dtype=np.float32), np.zeros(count, dtype=bool), [], {},
         )  # fmt: skip
         reads = [
             self._read(event, records[place]) for event, place in zip(events, places, strict=True)
         ]
+        scored.texts.extend(read.texts for read in reads)
         if self.observe is not None:
             for read in reads:
                 self.observe(read.event.account_id, read.texts)
-        signals = self._look_up(reads)
+        signals = self._look_up(reads, scored.vectors)
         owners = np.asarray(places, dtype=np.int64)
         for wave in _waves(places):
             self._score_wave(wave, owners[wave], reads, signals, records, scored)
@@ -178,10 +184,13 @@ class Detector:
 
     def _read(self, event: Event, record: np.void) -> _Read:
         texts = read_event(event, record)
-        return _Read(event, texts, _key(FRAME, texts.frame), _key(SLOT, texts.slot))
+        return _Read(event, texts, text_key(FRAME, texts.frame), text_key(SLOT, texts.slot))
 
-    def _look_up(self, reads: Sequence[_Read]) -> dict[bytes, _Signal]:
-        """Signals of every text of these events; unknown ones are encoded."""
+    def _look_up(
+        self, reads: Sequence[_Read], vectors: dict[bytes, np.ndarray]
+    ) -> dict[bytes, _Signal]:
+        """Signals of every text of these events; unknown ones are encoded, `vectors` gets their
+        vectors."""
         found: dict[bytes, _Signal] = {}
         missing: tuple[dict[bytes, str], dict[bytes, str]] = ({}, {})
         for read in reads:
@@ -205,6 +214,7 @@ class Detector:
                     rows[position].copy(), int(templates[position]), encoded[position].truncated
                 )
                 found[key] = self._signals[key] = signal
+                vectors[key] = encoded[position].vector
         while len(self._signals) > SIGNALS_KEPT:
             self._signals.popitem(last=False)
         return found
@@ -281,7 +291,8 @@ def _encoder_source(bundle: Bundle) -> Path | tuple[bytes, bytes]:
     return cached_encoder(entry.name, "fp32" if entry.precision == "fp32" else "int8")
 
 
-def _key(place: int, text: str) -> bytes:
+def text_key(place: int, text: str) -> bytes:
+    """Sixteen bytes that stand for a normalised text read as a frame or as a slot."""
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16, salt=bytes([place]))
     return digest.digest()
 

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 EXCERPT_CHARS = 160
 """Longest excerpt, the ellipsis that marks a cut included."""
@@ -52,6 +52,11 @@ class Evidence:
             "similarity": _rounded(self.similarity),
             "excerpt": self.excerpt,
         }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_fields` gave; KeyError and TypeError for anything else."""
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,12 @@ class Verdict:
             "bundle": self.bundle,
             "truncated": self.truncated,
         }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_fields` gave, floats rounded as it did; TypeError for anything else."""
+        evidence = tuple(Evidence.from_fields(item) for item in fields["evidence"])
+        return cls(**{**fields, "evidence": evidence})
 
 
 def json_line(fields: Mapping[str, Any]) -> bytes:
