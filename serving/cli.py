@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from stillwatch.data.errors import MissingError, StillwatchError
 from stillwatch.data.events import Event
-from stillwatch.serving.commands import calibrate, demo, score, templates
+from stillwatch.serving.commands import calibrate, demo, score, serve, templates
 from stillwatch.serving.verdict import Verdict, visible
 
 DEBUG_VARIABLE = "STILLWATCH_DEBUG"
@@ -79,6 +79,8 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("score", epilog=score.EXAMPLE)(score.score)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.add_typer(serve.keys_app, name="keys")
 app.command("search", epilog=templates.SEARCH_EXAMPLE)(templates.search)
 app.add_typer(templates.app, name="templates")
 

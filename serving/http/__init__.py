@@ -1,0 +1,1 @@
+"""The HTTP service: events in, verdicts out, with keys, limits, metrics and a clean stop."""

@@ -1,0 +1,86 @@
+"""The app: its parts put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version as version_of
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from stillwatch.serving.http import docs, events, health, inference, openapi, problems
+from stillwatch.serving.http.batches import Scores
+from stillwatch.serving.http.body import BodyLimits
+from stillwatch.serving.http.dead_letters import DeadLetters
+from stillwatch.serving.http.gate import Gate
+from stillwatch.serving.http.logs import get_logger
+from stillwatch.serving.http.metrics import Metrics
+from stillwatch.serving.http.observe import Observe
+from stillwatch.serving.http.requests import ClientGone
+from stillwatch.serving.http.service import Service
+from stillwatch.serving.http.settings import ServeSettings
+
+CLIENT_GONE = 499
+"""The status in logs and metrics of a request whose caller has gone."""
+
+ROUTERS = (health.router, events.router, inference.router, docs.router)
+"""Every door: each makes its routes from the Service."""
+
+
+def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
+    """The service around a scorer, which it closes when it stops. `app.state.gate` is its Gate."""
+    version = version_of("stillwatch")
+    metrics = Metrics(version)
+    gate = Gate(
+        scorer,
+        DeadLetters(settings.dead_letters),
+        metrics,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_wait_s=settings.max_wait_s,
+        deadline_s=settings.deadline_s,
+    )
+    service = Service(settings, scorer, gate, metrics, version)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        gate.start()
+        yield
+        service.draining = True
+        # What waits may take its share of the time to stop; the requests have had theirs.
+        if await asyncio.to_thread(gate.close, settings.drain_s / 4):
+            scorer.close()
+        else:
+            get_logger().warning("the scorer did not end in time; its store was left open")
+
+    app = FastAPI(
+        title="Stillwatch",
+        version=version,
+        description=openapi.DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.gate = gate
+    app.state.service = service
+    app.state.authenticator = settings.authenticator()
+    problems.install(app)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    app.add_exception_handler(ClientGone, gone)
+    for make in ROUTERS:
+        app.include_router(make(service))
+    openapi.install(app)
+    # The last one added is the outermost.
+    app.state.bodies = limits = BodyLimits(
+        settings.body_limit_bytes, settings.body_timeout_s, settings.body_limit_bytes * 256
+    )
+    app.add_middleware(limits.middleware)
+    app.add_middleware(Observe, metrics=metrics)
+    return app
