@@ -48,7 +48,7 @@ class Import(NamedTuple):
     module: str
     line: int
     lazy: bool
-    """Inside a function, so not run by importing the file."""
+    """Inside a function or for the type checker alone, so not run by importing the file."""
 
 
 def imports_of(tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
@@ -62,7 +62,9 @@ def imports_of(tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
             for alias in node.names:
                 yield Import(f"{module}.{alias.name}", node.lineno, lazy)
         else:
-            inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+                isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            )
             yield from imports_of(node, lazy or inside)
 
 
@@ -136,7 +138,11 @@ def test_no_package_is_imported_by_its_folder(root: Path, repository_files: list
 def test_every_library_is_declared(root: Path, package_files: list[Path]) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = {_distribution(requirement) for requirement in project["dependencies"]}
-    train = {_distribution(line) for line in project["optional-dependencies"]["train"]}
+    extras = {
+        name: {_distribution(line) for line in lines}
+        for name, lines in project["optional-dependencies"].items()
+    }
+    guarded = set().union(*(own for name, own in extras.items() if name != "dev"))
     distributions = packages_distributions()
     faults = []
     for file in package_files:
@@ -148,8 +154,9 @@ def test_every_library_is_declared(root: Path, package_files: list[Path]) -> Non
             if library in sys.stdlib_module_names or library in ("", "stillwatch"):
                 continue
             owners = {_distribution(name) for name in distributions.get(library, [library])}
-            # Inside a function, a library of the extra may be imported where it is guarded.
-            if not owners & (base | train if trains or lazy else base):
+            # Inside a function, a library of an extra may be imported where it is guarded.
+            allowed = base | (extras["train"] if trains else set()) | (guarded if lazy else set())
+            if not owners & allowed:
                 faults.append(f"{file}:{line} imports {library}, which is not in its dependencies")
     assert not faults, "\n".join(sorted(set(faults)))
 
