@@ -75,17 +75,8 @@ def serve(
 
 
 def _settings(config: Path | None, overrides: Mapping[str, object]) -> ServeSettings:
-    try:
-        from stillwatch.serving.http.settings import SettingsError, load_settings
-    except ModuleNotFoundError as error:
-        from stillwatch.data.errors import MissingError
+    from stillwatch.serving.http.settings import SettingsError, load_settings
 
-        if error.name is None or error.name.split(".")[0] == "stillwatch":
-            raise
-        raise MissingError(
-            f"stillwatch serve must have its libraries, however: {error.name} is missing; run pip "
-            "install 'stillwatch[serve]'"
-        ) from error
     try:
         return load_settings(config, overrides)
     except SettingsError as errors:

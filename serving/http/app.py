@@ -43,10 +43,12 @@ def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
         deadline_s=settings.deadline_s,
     )
     service = Service(settings, scorer, gate, metrics, version)
+    service.bundle_changed()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gate.start()
+        service.draining = False
         yield
         service.draining = True
         # What waits may take its share of the time to stop; the requests have had theirs.

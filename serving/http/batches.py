@@ -113,6 +113,10 @@ class BatchScorer:
         self._metrics.batch_events.observe(len(batch))
         self._metrics.score_seconds.observe(seconds)
 
+    def forget(self) -> None:
+        """Try again what was set aside, if it comes again."""
+        self._dead_letters.forget()
+
     def _score_together(self, batch: Sequence[Slot]) -> bool:
         """False if an event of the batch may be at fault."""
         try:

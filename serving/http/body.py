@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +41,9 @@ class BodyLimits:
         self._until = math.inf
         self._reading: set[asyncio.Timeout] = set()
 
-    def middleware(self, app: ASGIApp) -> ASGIApp:
+    def middleware(
+        self, app: ASGIApp
+    ) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         """An app whose bodies are limited."""
 
         async def limited(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from stillwatch.serving.http import openapi
 from stillwatch.serving.http.auth import Caller, require
@@ -18,6 +19,15 @@ from stillwatch.serving.http.requests import (
     to_events,
 )
 from stillwatch.serving.http.service import Service
+
+
+class AnyText(PathConvertor):
+    """A path's rest as it is: Starlette's own stops at a line end."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("any", AnyText())
 
 
 def router(service: Service) -> APIRouter:
@@ -43,7 +53,7 @@ def router(service: Service) -> APIRouter:
         outcomes = await score(request, service, caller, to_events(service, records))
         return JsonResponse({"verdicts": [outcome.to_fields() for outcome in outcomes]})
 
-    @routes.get("/v1/accounts/{account_id:path}", **openapi.GET_ACCOUNT)
+    @routes.get("/v1/accounts/{account_id:any}", **openapi.GET_ACCOUNT)
     async def get_account(
         account_id: str,
         caller: Annotated[Caller, Depends(require("scorer", "analyst", "admin"))],

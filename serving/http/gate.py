@@ -92,13 +92,10 @@ class Gate:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, if the first request has not yet done so."""
+        """Take requests, again if it was closed."""
         with self._lock:
-            if self._thread is not None:
-                return
-            # A daemon, so that a store that never answers cannot keep the process alive.
-            self._thread = threading.Thread(target=self._work, name="gate", daemon=True)
-            self._thread.start()
+            self._closing = False
+        self._start_thread()
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take nothing more, finish what waits, end the thread. False if it did not end in time."""
@@ -109,7 +106,10 @@ class Gate:
         if thread is None:
             return True
         thread.join(timeout_s)
-        return not thread.is_alive()
+        if thread.is_alive():
+            return False
+        self._thread = None
+        return True
 
     async def score(
         self, events: Sequence[Event], deadline_s: float | None = None
@@ -134,7 +134,7 @@ class Gate:
             return []
         limit_s = min(self.deadline_s if deadline_s is None else deadline_s, self.deadline_s)
         waiting = Waiting(events, time.monotonic() + limit_s)
-        self.start()
+        self._start_thread()
         self._admit(waiting)
         answer = asyncio.wrap_future(waiting.answer)
         try:
@@ -156,7 +156,7 @@ class Gate:
     async def call(self, function: Callable[[], T]) -> T:
         """Run something in the scorer's thread, between two batches."""
         answer: Future[T] = Future()
-        self.start()
+        self._start_thread()
         with self._lock:
             self._check_open()
             if len(self._calls) >= MAX_CALLS:
@@ -171,6 +171,10 @@ class Gate:
             self._check_open()
             self._check_wait(1)
 
+    def forget_dead_letters(self) -> None:
+        """Try again what was set aside, if it comes again."""
+        self._batches.forget()
+
     @property
     def store_answered_at(self) -> float:
         """Monotonic time at which the store last took a batch; -inf if it never did."""
@@ -180,6 +184,14 @@ class Gate:
     def waiting(self) -> int:
         """Events that wait or are being scored."""
         return self._queued + self._scoring
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._closing:
+                return
+            # A daemon, so that a store that never answers cannot keep the process alive.
+            self._thread = threading.Thread(target=self._work, name="gate", daemon=True)
+            self._thread.start()
 
     def _check_open(self) -> None:
         if self._closing:
@@ -224,8 +236,8 @@ class Gate:
             return True
 
     def _room(self) -> int:
-        """Events of a batch: one takes no more than half the longest wait."""
-        return max(1, min(self._max_batch, int(self._max_wait_s / 2 / self._batches.mean_s)))
+        """Events of a batch: one takes no more than a quarter of the longest wait."""
+        return max(1, min(self._max_batch, int(self._max_wait_s / 4 / self._batches.mean_s)))
 
     def _quantum(self) -> int:
         """Events of one request taken before the next one's turn."""

@@ -28,7 +28,6 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/metrics", dependencies=guards, **openapi.METRICS)
     async def metrics() -> Response:
-        service.metrics.set_bundle(service.scorer.bundle_id)
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
     return routes

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from stillwatch.model.encoder import Encoder, TextVectors
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class TimedEncoder:
+    """An encoder whose time is observed."""
+
+    def __init__(self, encoder: Encoder, seconds: Histogram) -> None:
+        self._encoder = encoder
+        self._seconds = seconds
+
+    @property
+    def name(self) -> str:
+        return self._encoder.name
+
+    @property
+    def dimensions(self) -> int:
+        return self._encoder.dimensions
+
+    def encode(self, texts: Sequence[str]) -> list[TextVectors]:
+        """As the encoder does."""
+        with self._seconds.time():
+            return self._encoder.encode(texts)
 
 
 class Metrics:

@@ -156,7 +156,7 @@ def _drop_defaults(responses: dict[str, Any]) -> None:
 TIMEOUT_PARAMETER = {
     "name": "X-Request-Timeout", "in": "header", "required": False,
     "description": "Seconds within which the request must be begun, or nothing of it is scored.",
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+    "schema": {"type": "number", "minimum": 0.01, "maximum": 3600},
 }  # fmt: skip
 
 POST_EVENTS = route(

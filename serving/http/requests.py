@@ -24,6 +24,7 @@ MAX_EVENTS = 1000
 """Most events of one request."""
 MAX_ID_CHARS = 512
 """Longest account id and event id."""
+MIN_TIMEOUT_S = 0.01
 TIMEOUT_HEADER = "X-Request-Timeout"
 
 
@@ -61,10 +62,11 @@ def time_limit(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not MIN_TIMEOUT_S <= seconds < math.inf:
         raise Problem(
             "invalid_timeout",
-            f"{TIMEOUT_HEADER} must be a positive number of seconds, however: another text.",
+            f"{TIMEOUT_HEADER} must be a number of seconds, at least {MIN_TIMEOUT_S:g}, however: "
+            "it is not.",
         )
     return seconds
 

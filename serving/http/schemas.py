@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stillwatch.data.events import MAX_INTEGER, TIME_END
 from stillwatch.serving.http.problems import KINDS
 
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 _TEXT = {"type": "string"}
 _ID = {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"\S"}
+_COUNT = {"type": ["integer", "null"], "minimum": -MAX_INTEGER, "maximum": MAX_INTEGER}
 _OPTIONAL_TEXT = {"type": ["string", "null"]}
 
 
@@ -49,7 +51,12 @@ _EVENT = _object(
         },
         "account_id": {**_ID, "description": "The authenticated key or organisation."},
         "timestamp": {
-            "type": ["number", "string", "null"],
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": TIME_END},
+                {"type": "number", "minimum": 1e11, "exclusiveMaximum": TIME_END * 1000},
+                {"type": "string", "format": "date-time"},
+                {"type": "null"},
+            ],
             "description": "Epoch seconds or milliseconds, or ISO 8601; without it, the time of "
             "arrival. A time too far ahead is replaced by the time of arrival.",
         },
@@ -63,8 +70,8 @@ _EVENT = _object(
             ("model", "platform", "network", "payment", "client", "session_id"), _OPTIONAL_TEXT
         ),
         "temperature": {"type": ["number", "null"]},
-        "max_tokens": {"type": ["integer", "null"]},
-        "n": {"type": ["integer", "null"]},
+        "max_tokens": _COUNT,
+        "n": _COUNT,
         "logprobs": {"type": ["boolean", "null"]},
     },
     ("event_id", "timestamp", "system", "turns", "model", "platform", "network", "payment",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from stillwatch.serving.http.batches import Scores
 from stillwatch.serving.http.gate import Gate
-from stillwatch.serving.http.metrics import Metrics
+from stillwatch.serving.http.metrics import Metrics, TimedEncoder
 from stillwatch.serving.http.problems import Problem, retry_after
 from stillwatch.serving.http.settings import ServeSettings
 
@@ -50,6 +51,15 @@ class Service:
                 "The scorer must answer within 2 s, however: it does not.",
                 headers=retry_after(1),
             ) from None
+
+    def bundle_changed(self) -> None:
+        """To be called in the gate's thread when the scorer has taken over a bundle: names it in
+        the metrics, times its encoder, and lets events that the last one failed on be tried."""
+        self.metrics.set_bundle(self.scorer.bundle_id)
+        self.gate.forget_dead_letters()
+        detector: Any = getattr(self.scorer, "detector", None)
+        if detector is not None and not isinstance(detector.encoder, TimedEncoder):
+            detector.encoder = TimedEncoder(detector.encoder, self.metrics.encode_seconds)
 
     async def _ask_store(self) -> None:
         await self.gate.call(self.scorer.store.check)

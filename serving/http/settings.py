@@ -66,29 +66,29 @@ class ServeSettings(BaseSettings):
     )  # fmt: skip
 
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(default=8080, ge=0, le=65535)
     bundle: Path | None = None
     """None is the released bundle."""
     bundle_folder: Path | None = None
     """A folder that is watched for new bundles."""
     store: str = "sqlite:///stillwatch.sqlite"
-    threads: int = Field(1, ge=1, le=256)
+    threads: int = Field(default=1, ge=1, le=256)
     """Threads of the encoder."""
     keys: tuple[KeyEntry, ...] = ()
     auth: Literal["keys", "off"] = "keys"
     metrics_open: bool = False
-    max_batch: int = Field(64, ge=1, le=1024)
+    max_batch: int = Field(default=64, ge=1, le=1024)
     """Most events scored together."""
-    max_queue: int = Field(2048, ge=1, le=1_000_000)
+    max_queue: int = Field(default=2048, ge=1, le=1_000_000)
     """Most events that wait; a request with more is refused for good."""
     max_wait_s: Seconds = 0.25
     """A request that would wait longer than this is refused at once."""
     deadline_s: Seconds = 10.0
     """A request that was not begun by then is not scored; a caller may ask for less."""
-    body_limit_bytes: int = Field(1 << 20, ge=1024, le=1 << 30)
+    body_limit_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30)
     """Longest body, before and after decompression."""
     body_timeout_s: Seconds = 10.0
-    future_tolerance_s: float = Field(600.0, ge=0, le=86_400, allow_inf_nan=False)
+    future_tolerance_s: float = Field(default=600.0, ge=0, le=86_400, allow_inf_nan=False)
     """A time further ahead than this is replaced by the time of arrival."""
     dead_letters: Path = Path("dead-letters.jsonl")
     """Where events go that cannot be scored: prompts are in it."""

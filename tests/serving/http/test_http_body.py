@@ -51,7 +51,7 @@ def test_a_body_of_unstated_length_is_counted(client: TestClient) -> None:
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "x", "9" * 5000, str(2 * MEBIBYTE), "²"])
 def test_a_stated_length_is_checked_first(client: TestClient, length: str) -> None:
-    headers = {**JSON, "Content-Length": length.encode("latin-1")}
+    headers: Any = {**JSON, "Content-Length": length.encode("latin-1")}
     answer = client.post("/v1/events", content=json.dumps(event()), headers=headers)
     assert answer.status_code in (400, 413)
     assert answer.json()["code"] in ("invalid_length", "body_too_large")

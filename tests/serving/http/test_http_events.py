@@ -70,6 +70,7 @@ def test_the_service_gives_the_scorers_own_numbers(tmp_path: Path) -> None:
             found = client.get(f"/v1/accounts/{account_id}").json()
             assert found["events"] == expected["events"]
             assert found["risk"] == pytest.approx(expected["risk"], abs=1e-5)
+        assert "stillwatch_encode_seconds_count 0.0" not in client.get("/metrics").text
         again = post(client, {"events": fields}).json()["verdicts"]
         assert {line["events"] for line in again} == {4}
 
@@ -138,7 +139,7 @@ def test_hostile_text_in_a_prompt_is_scored(tmp_path: Path) -> None:
     # To refuse it would be a way past the detector.
     with client_of(settings_in(tmp_path), tiny_scorer(tiny_bundle(tmp_path / "tiny"))) as client:
         prompt = "\0\x1b[2J\u202e\ufffe" + "e\u0301" * 100
-        for one in (event(prompt=prompt), event("e2", note="\ud800", **{"\udfff": [{"\0": 1}]})):
+        for one in (event(prompt=prompt), event("e2", note="\ud800", x={"\udfff": [{"\0": 1}]})):
             headers = {"Content-Type": "application/json"}
             answer = client.post("/v1/events", content=json.dumps(one), headers=headers)
             assert answer.status_code == 200, answer.text
@@ -166,7 +167,7 @@ def test_a_clock_ahead_gets_the_time_of_arrival(
     assert skewed == (corrected and timestamp is not None)
 
 
-@pytest.mark.parametrize("account_id", ["acme/7", "a b?c#d%", "größe/ü", "a//b", "x/"])
+@pytest.mark.parametrize("account_id", ["acme/7", "a b?c#d%", "größe/ü", "a//b", "x/", "a\n"])
 def test_an_account_is_found_by_any_id(client: TestClient, account_id: str) -> None:
     post(client, event(account_id=account_id))
     found = client.get("/v1/accounts/" + quote(account_id, safe=""))
@@ -230,3 +231,15 @@ def test_a_store_that_fails_is_told_and_recovers(
     scorer.down = False
     assert client.get("/readyz").status_code == 200
     assert post(client, event()).status_code == 200
+
+
+def test_another_bundle_tries_again_what_the_last_failed_on(
+    client: TestClient, scorer: ScriptedScorer
+) -> None:
+    post(client, event(prompt=POISON))
+    before = len(scorer.calls)
+    scorer.bundle_id = "another"
+    client.app.state.service.bundle_changed()  # type: ignore[attr-defined]
+    post(client, event(prompt=POISON))
+    assert len(scorer.calls) > before
+    assert 'bundle="another"' in client.get("/metrics").text

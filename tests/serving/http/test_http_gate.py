@@ -13,7 +13,7 @@ import pytest
 from stillwatch.data.errors import StoreError
 from stillwatch.data.events import Event
 from stillwatch.serving.http.dead_letters import DeadLetters
-from stillwatch.serving.http.gate import DeadlineExceeded, DeadLettered, Gate, Overloaded
+from stillwatch.serving.http.gate import DeadLettered, DeadlineExceeded, Gate, Overloaded
 from stillwatch.serving.http.metrics import Metrics
 from stillwatch.serving.http.problems import Problem
 from stillwatch.serving.verdict import Verdict

@@ -175,7 +175,14 @@ def test_what_is_no_http_is_refused(service: Running, raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("account_id", "path"),
-    [("..", ".."), ("..", "%2e%2E"), ("%2F", "%252F"), ("/", "%2f"), ("é", "%c3%a9"), ("a?b", "a%3Fb")],
+    [
+        ("..", ".."),
+        ("..", "%2e%2E"),
+        ("%2F", "%252F"),
+        ("/", "%2f"),
+        ("é", "%c3%a9"),
+        ("a?b", "a%3Fb"),
+    ],
 )
 def test_a_path_is_taken_as_it_is(service: Running, account_id: str, path: str) -> None:
     body = json.dumps(event(f"id-{account_id}", account_id)).encode()
@@ -185,7 +192,11 @@ def test_a_path_is_taken_as_it_is(service: Running, account_id: str, path: str) 
 
 
 def test_the_process_logs_no_prompt(service: Running) -> None:
-    for raw in (post(body_of(CANARY)), post(CANARY.encode()), post(b"", path=f"/{CANARY}?{CANARY}")):
+    for raw in (
+        post(body_of(CANARY)),
+        post(CANARY.encode()),
+        post(b"", path=f"/{CANARY}?{CANARY}"),
+    ):
         service.ask(raw)
     service.ask(b"GET /healthz?%s HTTP/1.1\r\nHost: %s\r\n\r\n" % (2 * (CANARY.encode(),)))
     service.ask(b"%s\r\n\r\n" % CANARY.encode())
@@ -202,10 +213,13 @@ def test_a_stop_finishes_what_is_in_flight(tmp_path: Path, number: signal.Signal
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
         assert answer_of(idle)[0] == 200
         busy.sendall(post(body_of("0.7")))
-        time.sleep(0.2)
+        ask_metrics = b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n"
+        while b"stillwatch_queue_events 1.0" not in service.ask(ask_metrics)[2]:
+            assert service.process.poll() is None
         started = time.monotonic()
         service.process.send_signal(number)
         assert answer_of(busy)[0] == 200
+        assert answer_of(stalled)[0] == 408
         output, _ = service.process.communicate(timeout=20)
         assert time.monotonic() - started < 4 + 1
         assert service.process.returncode == 0

@@ -165,7 +165,9 @@ def test_a_new_key_opens_the_service_that_has_its_entry(tmp_path: Path) -> None:
     assert key not in entry
 
 
-@pytest.mark.parametrize("argv", [["--id", "a b", "--role", "scorer"], ["--id", "a", "--role", "x"]])
+@pytest.mark.parametrize(
+    "argv", [["--id", "a b", "--role", "scorer"], ["--id", "a", "--role", "x"]]
+)
 def test_a_key_that_could_not_be_used_is_not_made(argv: list[str]) -> None:
     result = CliRunner().invoke(APP, ["keys", "new", *argv])
     assert result.exit_code != 0
