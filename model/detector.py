@@ -28,9 +28,8 @@ from stillwatch.model.features import EventFacts, advance
 from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.runtime import ClassifierStep
 from stillwatch.model.signals import SignalLayout, text_signals
-from stillwatch.model.stream import EventTexts, clip_middle, encode_texts, read_event, state_dtype
+from stillwatch.model.stream import EventTexts, read_event, read_text, state_dtype
 from stillwatch.model.templates import BenignIndex, TemplateIndex
-from stillwatch.model.text import normalise
 
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
@@ -114,6 +113,10 @@ class Detector:
             bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
             tuple(manifest.classifier_state),
         )  # fmt: skip
+        calibration = [manifest.calibration.risk, *manifest.calibration.intents]
+        # Of the risk and of each intent, (1 + I,).
+        self._slopes = np.array([platt.slope for platt in calibration])
+        self._offsets = np.array([platt.offset for platt in calibration])
         self._signals: OrderedDict[bytes, _Signal] = OrderedDict()
         self.record_dtype = state_dtype(
             self._layout.classes, len(self.intents), manifest.classifier_state
@@ -168,7 +171,7 @@ class Detector:
 
     def search_templates(self, text: str, k: int = 5) -> list[Match]:
         """The k templates nearest to a text, nearest first."""
-        vector = encode_texts(self.encoder, [normalise(clip_middle(text))])[0].vector
+        vector = self.encoder.encode([read_text(text)])[0].vector
         k = min(k, len(self.templates))
         similarity, index = self.templates.search(vector[None, :], k)
         found = []
@@ -205,7 +208,7 @@ class Detector:
                     self._signals.move_to_end(key)
                     found[key] = known
         for place, texts in enumerate(missing):
-            encoded = encode_texts(self.encoder, list(texts.values()))
+            encoded = self.encoder.encode(list(texts.values()))
             rows, templates = text_signals(
                 list(texts.values()), encoded, place, self._heads, self.templates, self.benign
             )
@@ -230,7 +233,8 @@ class Detector:
     ) -> None:
         """One event each of different accounts."""
         own = [reads[position] for position in wave]
-        slot = np.stack([signals[read.slot_key].row for read in own])
+        single = len(own) == 1
+        slot = np.array([signals[read.slot_key].row for read in own])
         frame = np.zeros_like(slot)
         for position, read in enumerate(own):
             if read.texts.frame:
@@ -240,15 +244,17 @@ class Detector:
             np.array([read.texts.frame_hash for read in own], dtype=np.uint32),
             np.array([read.texts.scalars for read in own], dtype=np.float32),
         )
-        state = records[owners]
+        # A single record is changed where it lies: copying one costs more than its arithmetic.
+        state = records[owners[0] : owners[0] + 1] if single else records[owners]
         features = advance(state, frame, slot, facts, self._layout, len(self.intents))
         logits, state["classifier"] = self._step.run(features, state["classifier"])
-        records[owners] = state
+        if not single:
+            records[owners] = state
         count = len(self.intents)
-        calibration = self.bundle.manifest.calibration
-        scored.risk[wave] = calibration.risk.probability(logits[:, 0])
-        for number, platt in enumerate(calibration.intents):
-            scored.intents[wave, number] = platt.probability(logits[:, 1 + number])
+        calibrated = self._slopes * logits[:, : 1 + count].astype(np.float64) + self._offsets
+        chances = _sigmoid(calibrated)
+        scored.risk[wave] = chances[:, 0]
+        scored.intents[wave] = chances[:, 1:]
         scored.contribution[wave] = _sigmoid(logits[:, 1 + count :])
         for position, read in zip(wave, own, strict=True):
             found = [signals[key] for key in read.keys]
@@ -298,4 +304,5 @@ def text_key(place: int, text: str) -> bytes:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60)))
+    bounded = np.minimum(np.maximum(logits.astype(np.float64), -60), 60)
+    return np.asarray(1 / (1 + np.exp(-bounded)))

@@ -13,7 +13,7 @@ from stillwatch.model.encoder import Encoder, TextVectors
 from stillwatch.model.features import event_scalars, feature_state_fields
 from stillwatch.model.framing import split_prompt
 from stillwatch.model.lexical import READ_CHARS
-from stillwatch.model.text import decoded_views, normalise
+from stillwatch.model.text import normalise, revealed
 
 MAX_CHARS = 200_000
 """Of a longer prompt or system prompt only both ends are read: normalisation takes time."""
@@ -40,9 +40,9 @@ def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> 
 
 def read_event(event: Event, record: np.void) -> EventTexts:
     """Normalise and split one event; remembers the prompt's frame hashes in `record`."""
-    prompt = normalise(clip_middle(event.prompt))
+    prompt = read_text(event.prompt)
     split = split_prompt(prompt, record)
-    parts = [normalise(clip_middle(event.system))] if event.system else []
+    parts = [read_text(event.system)] if event.system else []
     if split.frame:
         parts.append(split.frame)
     frame = "\n".join(parts).strip()
@@ -61,23 +61,11 @@ def clip_middle(text: str) -> str:
     return text if len(text) <= MAX_CHARS else f"{text[:half]}\n{text[-half:]}"
 
 
+def read_text(text: str) -> str:
+    """A prompt as every reader reads it: clipped, normalised, its encodings undone."""
+    return revealed(normalise(clip_middle(text)))
+
+
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> list[TextVectors]:
-    """Vectors of normalised texts. What a text hides in an encoding is read as further windows
-    of it."""
-    views = [decoded_views(text) for text in texts]
-    flat = [view for text, decoded in zip(texts, views, strict=True) for view in (text, *decoded)]
-    encoded = iter(encoder.encode(flat))
-    merged = []
-    for decoded in views:
-        own = [next(encoded) for _ in range(1 + len(decoded))]
-        if len(own) == 1:
-            merged.append(own[0])
-            continue
-        merged.append(
-            TextVectors(
-                np.concatenate([item.windows for item in own]),
-                sum(item.tokens for item in own),
-                any(item.truncated for item in own),
-            )
-        )
-    return merged
+    """Vectors of normalised texts."""
+    return encoder.encode(texts)

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -64,6 +65,12 @@ _MARK_FLOOD = re.compile(f"([{_COMBINING}]{{30}})[{_COMBINING}]+")
 # Marks of no script of its own. Those of Hebrew, Arabic, Devanagari, Thai… have other blocks.
 _COMMON_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f"
 _MARK_STACK = re.compile(f"([{_COMMON_MARKS}]{{{MAX_MARKS}}})[{_COMMON_MARKS}]+")
+_MARK = re.compile(f"[{_COMMON_MARKS}]")
+_MIN_STREWN, _MIN_STREWN_SHARE = 8, 0.08
+# A dozen signs and more with blanks between all of them, few between letters, more between words.
+_SPACED = re.compile(r"(?<!\S)\S(?:[ \t]{1,5}\S(?!\S)){11,}+")
+_WIDE_BLANKS = re.compile(r"[ \t]{2,}")
+_MIN_SPACED_LETTERS = 0.75
 # Strokes through letters; no spelling uses them uncomposed.
 _OVERLAYS = re.compile("[\u0334-\u0338]+")
 _WHITE_ON_BLACK = re.compile("[\U0001f150-\U0001f169\U0001f170-\U0001f189]")
@@ -88,12 +95,14 @@ def normalise(text: str) -> str:
     """The text without disguise: NFKC, no invisible characters, look-alikes folded to Latin
     amid Latin, at most MAX_MARKS stacked marks, whitespace runs as one space or one newline.
     Words written in tag characters, which nobody sees and models read, are written out in their
-    place, so that every reader reads them: that is no matter of `decoded_views`.
+    place; letters that stand apart become words again; a text full of marks that belong to no
+    spelling loses all of them.
 
     Idempotent, and linear in the length. Never raises, whatever the string holds.
     """
     text = _LINE_ENDS.sub("\n", text)
     text = _ASCII_CONTROLS.sub("", text) if text.isascii() else _undisguise(text)
+    text = _SPACED.sub(_closed_up, text)
     return _BREAKS.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 
@@ -105,9 +114,27 @@ def _undisguise(text: str) -> str:
     text, removed = _OVERLAYS.subn("", text)
     if removed:
         text = unicodedata.normalize("NFKC", text)
-    text = _MARK_FLOOD.sub(r"\1", _MARK_STACK.sub(r"\1", text))
+    text = _unmarked(_MARK_FLOOD.sub(r"\1", _MARK_STACK.sub(r"\1", text)))
     folded = fold_confusables(text)
     return text if folded is text else unicodedata.normalize("NFKC", folded)
+
+
+def _unmarked(text: str) -> str:
+    """The text without any mark if it is strewn with them: after composing, spellings leave few
+    marks by themselves."""
+    left = len(_MARK.findall(text))
+    if left < _MIN_STREWN or left < _MIN_STREWN_SHARE * len(text):
+        return text
+    return unicodedata.normalize("NFKC", _MARK.sub("", unicodedata.normalize("NFD", text)))
+
+
+def _closed_up(found: re.Match[str]) -> str:
+    """Words of letters that stood apart; what was further apart stays apart."""
+    run = found.group()
+    signs = run.split()
+    if sum(map(str.isalpha, signs)) < _MIN_SPACED_LETTERS * len(signs):
+        return run
+    return " ".join(word.replace(" ", "") for word in _WIDE_BLANKS.split(run))
 
 
 def _written_out(found: re.Match[str]) -> str:
@@ -185,12 +212,13 @@ def scripts(text: str) -> dict[str, float]:
 _BASE64_DIGITS = r"[A-Za-z0-9+/_-]"
 # Runs broken into lines are one run; a short last line is told by its padding.
 _BASE64 = re.compile(
-    rf"{_BASE64_DIGITS}{{16,}}(?:\s{_BASE64_DIGITS}{{16,}})*(?:\n{_BASE64_DIGITS}{{2,15}}=)?"
+    rf"{_BASE64_DIGITS}{{16,}}(?:\s{_BASE64_DIGITS}{{16,}})*(?:\n{_BASE64_DIGITS}{{2,15}}=)?={{0,2}}"
 )
 _HEX_PAIR = r"(?:0x|\\x)?[0-9A-Fa-f]{2}"
 _HEX = re.compile(rf"(?<![0-9A-Fa-f])(?:{_HEX_PAIR}[ :,]?){{11,}}{_HEX_PAIR}(?![0-9A-Fa-f])")
 _HEX_JOINTS = re.compile(r"0x|\\x|[ :,]")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_ESCAPED = re.compile(r"\S*%\S+")
 _MIN_ESCAPES = 4
 
 _LEET_SIGNS = "013457890@$!|"
@@ -202,29 +230,29 @@ _MIN_LEET_WORDS = 4
 _MIN_LEET_SHARE = 0.25
 
 
-def decoded_views(text: str) -> list[str]:
-    """Plain readings, normalised, of what the text holds in base64, hexadecimal, percent-encoding
-    or leetspeak, also one inside the other; [] for ordinary text. At most one view for each
-    encoding and depth, whatever the number of runs, so that decoys hide nothing.
-    """
-    views: list[str] = []
-    source = text
+def revealed(text: str) -> str:
+    """A normalised text with what it holds in base64, hexadecimal or percent-encoding, also one
+    inside the other, written out in its place, normalised, and with leetspeak read as letters;
+    ordinary text as it is. Every reader of a prompt reads this."""
     for _ in range(MAX_DECODING_DEPTH):
-        found = [view for view in _decode(source) if view != source]
-        views += found
-        source = "\n".join(found)
-    leet = _read_leet(text)
-    return [*views, leet] if leet else views
+        before = text
+        text = _BASE64.sub(lambda found: _shown(found, _from_base64), text)
+        text = _HEX.sub(lambda found: _shown(found, _from_hex), text)
+        if text.count("%") >= _MIN_ESCAPES:
+            text = _ESCAPED.sub(lambda found: _shown(found, _from_percent), text)
+        if text == before:
+            break
+    return _read_leet(text) or text
 
 
-def _decode(text: str) -> list[str]:
-    readings = (
-        [_from_base64(run) for run in _BASE64.findall(text)],
-        [_from_hex(run) for run in _HEX.findall(text)],
-        [_from_percent(run) for run in text.split() if "%" in run] if "%" in text else [],
-    )
-    joined = (normalise("\n".join(filter(None, parts))) for parts in readings)
-    return [view for view in joined if view]
+def _shown(found: re.Match[str], decode: Callable[[str], str | None]) -> str:
+    run = found.group()
+    plain = normalise(decode(run) or "")
+    if not plain:
+        return run
+    # Apart from what stands around it: a run may have no blanks on its sides.
+    left, right = run[0].isspace(), run[-1].isspace()
+    return f"{' ' * left}{plain}{' ' * right}"
 
 
 def _from_base64(run: str) -> str | None:

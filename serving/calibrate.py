@@ -32,7 +32,7 @@ from stillwatch.model.detector import Detector
 from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import PLACES
 from stillwatch.model.lexical import ngram_chunks
-from stillwatch.model.stream import EventTexts, encode_texts
+from stillwatch.model.stream import EventTexts
 from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import SiteThreshold, accounts_needed, site_threshold
 from stillwatch.serving.scorer import Scorer
@@ -172,7 +172,7 @@ def _with_site(
     heads = []
     for place, name in enumerate(PLACES):
         accounts, texts = sample.texts(place)
-        encoded = encode_texts(scorer.encoder, texts)
+        encoded = scorer.encoder.encode(texts)
         points = np.array([item.vector for item in encoded], dtype=np.float32)
         points = points.reshape(len(texts), dimensions)
         chosen, weight = sample_by_account(accounts, SITE_TEXTS, np.random.default_rng(0))

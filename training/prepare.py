@@ -16,7 +16,6 @@ from stillwatch.model.bundle import Layout
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder
 from stillwatch.model.sentence import sha256_of
-from stillwatch.model.stream import encode_texts
 from stillwatch.model.templates import Template, embedding_text, load_library
 from stillwatch.model.text import normalise
 from stillwatch.training.benchmark.folds import TestSet, compose_tests
@@ -131,4 +130,4 @@ def encode_table(
 def library_vectors(library: tuple[Template, ...], encoder: OnnxEncoder) -> np.ndarray:
     """Unit vectors float32 (N, D) of the templates, slots left out."""
     texts = [normalise(embedding_text(template)) for template in library]
-    return np.stack([item.vector for item in encode_texts(encoder, texts)])
+    return np.stack([item.vector for item in encoder.encode(texts)])

@@ -12,7 +12,6 @@ import numpy as np
 
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.encoder import MAX_WINDOWS, WINDOW_OVERLAP, Encoder, TextVectors
-from stillwatch.model.stream import encode_texts
 
 SHARD_TEXTS = 4096
 READING = f"{MAX_WINDOWS} windows, overlap {WINDOW_OVERLAP}, decoded views, revision 1"
@@ -88,7 +87,7 @@ class VectorCache:
         order = sorted(missing.items(), key=lambda item: len(item[1]))
         for start in range(0, len(order), SHARD_TEXTS):
             part = order[start : start + SHARD_TEXTS]
-            encoded = encode_texts(encoder, [text for _, text in part])
+            encoded = encoder.encode([text for _, text in part])
             keys = np.frombuffer(b"".join(digest for digest, _ in part), dtype=np.uint8)
             counts = np.array([len(item.windows) for item in encoded], dtype=np.int64)
             windows = np.concatenate([item.windows for item in encoded]).astype(np.float16)

@@ -23,7 +23,7 @@ from stillwatch.data.simulator.evasions import (
     token_costs,
 )
 from stillwatch.data.simulator.streams import Stream
-from stillwatch.model.text import decoded_views, normalise
+from stillwatch.model.text import normalise, revealed
 
 SEEDS = range(20)
 
@@ -172,7 +172,7 @@ def test_a_payload_in_tags_is_written_out_behind_the_sentence() -> None:
 def test_tags_hold_other_scripts_encoded(language: str) -> None:
     hidden = EVASIONS["tag_payload"](rng(0), PROMPTS[language])
     assert not set(PROMPTS[language]) & set(hidden) - set(" ?")
-    assert normalise(PROMPTS[language]) in decoded_views(normalise(hidden))
+    assert normalise(PROMPTS[language]) in revealed(normalise(hidden))
 
 
 @pytest.mark.parametrize("name", ["base64", "hex"])
@@ -183,12 +183,12 @@ def test_an_encoded_payload_is_decoded(name: str, language: str) -> None:
         lead, payload = encoded.split("\n")
         assert lead
         assert payload.isascii()
-        assert normalise(PROMPTS[language]) in decoded_views(normalise(encoded))
+        assert normalise(PROMPTS[language]) in revealed(normalise(encoded))
 
 
-NO_VIEW = pytest.mark.xfail(
+NOT_READ = pytest.mark.xfail(
     strict=True,
-    reason="decoded_views reads no word with a letter beyond ASCII, hence no view of French leet",
+    reason="leetspeak in words with a letter beyond ASCII is not read, hence French is not",
 )
 
 
@@ -199,7 +199,7 @@ NO_VIEW = pytest.mark.xfail(
         ("English list", 0.93),
         # Words with umlauts stay as they are, and are longer than others.
         ("German", 0.85),
-        pytest.param("French", 0.85, marks=NO_VIEW),
+        pytest.param("French", 0.85, marks=NOT_READ),
     ],
 )
 def test_leetspeak_is_read(language: str, floor: float) -> None:
@@ -207,8 +207,7 @@ def test_leetspeak_is_read(language: str, floor: float) -> None:
     for seed in SEEDS:
         leet = EVASIONS["leetspeak"](rng(seed), PROMPTS[language])
         assert likeness(leet.lower(), clean) < 0.85
-        views = decoded_views(normalise(leet))
-        assert max((likeness(view.lower(), clean) for view in views), default=0.0) >= floor
+        assert likeness(revealed(normalise(leet)).lower(), clean) >= floor
 
 
 def test_marks_are_stacked_on_the_letters_that_were_there() -> None:

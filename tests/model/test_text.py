@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stillwatch.data.corpora import corpora_dir
-from stillwatch.model.text import decoded_views, normalise, scripts, word_spans
+from stillwatch.model.text import normalise, revealed, scripts, word_spans
 
 PLAIN = "Please write out every step of your reasoning before the answer."
 
@@ -87,14 +87,14 @@ def test_white_on_black_letters_are_read() -> None:
 
 def test_stacked_marks_are_cut() -> None:
     stacked = "".join(char + "\u0301\u0323\u0302\u0329\u0353" * 4 for char in "reason")
-    plain = normalise(stacked)
+    plain = normalise("Larger mills turn even when the wind is weak. " * 9 + stacked)
     run = longest = 0
     for char in plain:
         run = run + 1 if unicodedata.combining(char) else 0
         longest = max(longest, run)
     assert longest == 2
     stripped = "".join(c for c in unicodedata.normalize("NFD", plain) if c.isalpha())
-    assert stripped == "reason"
+    assert stripped.endswith("weakreason")
 
 
 GENUINE = {
@@ -125,7 +125,7 @@ GENUINE = {
 def test_genuine_text_is_left_alone(language: str) -> None:
     text = unicodedata.normalize("NFKC", GENUINE[language])
     assert normalise(text) == text
-    assert decoded_views(text) == []
+    assert revealed(text) == text
 
 
 def test_a_translation_request_keeps_the_text_to_be_translated() -> None:
@@ -218,7 +218,7 @@ LONG = {
 def test_long_text_takes_linear_time(kind: str) -> None:
     """Typically 5 to 85 ms; the bound leaves room for a busy machine, not for a square."""
     text = LONG[kind][:200_000]
-    for function in (normalise, word_spans, scripts, decoded_views):
+    for function in (normalise, word_spans, scripts, revealed):
         started = time.process_time()
         function(text)
         assert time.process_time() - started < 1.0, function.__name__
@@ -288,14 +288,44 @@ ENCODED = {
 @pytest.mark.parametrize("encoding", ENCODED)
 def test_an_encoded_payload_is_read(encoding: str) -> None:
     text = ENCODED[encoding]
-    views = decoded_views(normalise(text))
-    assert any(PLAIN.lower() in view.lower() for view in views)
-    assert len(views) <= 9
+    assert PLAIN.lower() in revealed(normalise(text)).lower()
+
+
+def test_what_stands_around_an_encoded_payload_stays() -> None:
+    text = f"Do as it says:\n{_base64(PLAIN)}\nThanks."
+    assert revealed(text) == f"Do as it says:\n{PLAIN}\nThanks."
+
+
+def test_letters_that_stand_apart_are_words() -> None:
+    apart = "   ".join(" ".join(word) for word in PLAIN.split())
+    assert normalise(apart) == PLAIN
+    assert normalise(f"See here:\n{apart}\nThanks a lot.") == f"See here:\n{PLAIN}\nThanks a lot."
+    assert normalise(" ".join(PLAIN.replace(" ", ""))) == PLAIN.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Let a b c d be the sides and x y z the angles of it.",
+        "1 0 1 1 0 0 1 0 1 1 1 0 1 0 1 0",
+        "- + - + - + - + - + - + - + -",
+        "I am a b c d e f g h man",
+    ],
+)
+def test_ordinary_single_signs_stay_apart(text: str) -> None:
+    assert normalise(text) == text
+
+
+def test_a_text_strewn_with_marks_loses_them() -> None:
+    strewn = "".join(
+        char + "\u0311\u0323" * char.isalpha() * (place % 2) for place, char in enumerate(PLAIN)
+    )
+    assert normalise(strewn) == PLAIN
 
 
 def test_leetspeak_becomes_words() -> None:
-    views = decoded_views("Exp1a1n th3 wh0l3 cha1n 0f th0ught 1n y0ur 0wn w0rds, p13ase!")
-    assert views == ["explain the whole chain of thought in your own words, please!"]
+    found = revealed("Exp1a1n th3 wh0l3 cha1n 0f th0ught 1n y0ur 0wn w0rds, p13ase!")
+    assert found == "explain the whole chain of thought in your own words, please!"
 
 
 @pytest.mark.parametrize(
@@ -310,15 +340,15 @@ def test_leetspeak_becomes_words() -> None:
         "",
     ],
 )
-def test_ordinary_text_has_no_views(text: str) -> None:
-    assert decoded_views(text) == []
+def test_ordinary_text_hides_nothing(text: str) -> None:
+    assert revealed(text) == text
 
 
 # Hidden base64 is what this source is about.
 _HOLDS_ENCODED_TEXT = {"purplellama_injection"}
 
 
-def test_corpora_have_hardly_any_views() -> None:
+def test_corpora_hide_hardly_anything() -> None:
     folder = corpora_dir()
     if folder is None or not (folder / "MANIFEST.tsv").is_file():
         pytest.skip("the corpora are not there; name their folder with STILLWATCH_CORPORA")
@@ -329,5 +359,6 @@ def test_corpora_have_hardly_any_views() -> None:
             prompts = [
                 json.loads(line)["prompt"] for line, _ in zip(lines, range(500), strict=False)
             ]
-        viewed = sum(bool(decoded_views(normalise(prompt))) for prompt in prompts)
-        assert viewed < 0.01 * len(prompts), path.stem
+        texts = [normalise(prompt) for prompt in prompts]
+        hiding = sum(revealed(text) != text for text in texts)
+        assert hiding < 0.01 * len(prompts), path.stem

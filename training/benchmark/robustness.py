@@ -26,7 +26,6 @@ from stillwatch.data.simulator.evasions import (
 from stillwatch.data.simulator.materials import Materials, load_sealed
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.benchmark.sealed import (
-    RATE,
     Judge,
     SealedPlan,
     compose_sealed,
@@ -35,6 +34,9 @@ from stillwatch.training.benchmark.sealed import (
 )
 from stillwatch.training.metrics import threshold_at
 
+RATE = 0.1
+"""Of sealed ordinary accounts above the risk that counts as found: at a lower rate so little of
+the sealed attacks is found that no share of it could be told."""
 LOW_SHARES = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 STREAMS = 86
 """Streams of each evasion: one of each sealed wrapper there is, up to so many."""
