@@ -1,9 +1,14 @@
 """Measures `stillwatch score` on simulated logs: speed against sentence-transformers, and memory.
 
 1. 4,000 events without repeated prompts, one thread: events a second of `stillwatch score`, from
-   start of the process to its end, and prompts a second of sentence-transformers (fp32, its
-   defaults) on the same prompts, model loaded, in turn.
-2. 1,000,000 events of 50,000 accounts and 50,000 distinct prompts: time and highest resident
+   start of the process to its end, and prompts a second of sentence-transformers (fp32 with its
+   defaults, and bf16 in batches of 32) on the same prompts, model loaded, in turn; then the same
+   command on 4,000 events with real repetition, half of them prompts that came before.
+2. One event through the scorer in process against `SentenceTransformer.encode` of its prompt, in
+   turn: medians, one thread.
+3. Cold start: from the start of a process without torch to the first verdict, with a complete
+   bundle and the files in the page cache.
+4. 1,000,000 events of 50,000 accounts and 50,000 distinct prompts: time and highest resident
    memory of the `stillwatch score` process.
 
 Left out of the times: writing of the logs; sentence-transformers' loading, not Stillwatch's.
@@ -43,8 +48,13 @@ def main() -> None:
     os.environ.update(ONE_THREAD)
     # First, while this process is small: a child's highest memory counts what it was forked from.
     memory = measure_memory(options.events)
-    speed = compare_speed(options.rounds)
-    figures = {"machine": machine(), "speed": speed, "memory": memory}
+    figures = {
+        "machine": machine(),
+        "speed": compare_speed(options.rounds),
+        "single": compare_single(),
+        "cold_start_s": cold_starts(options.rounds),
+        "memory": memory,
+    }
     print_figures(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -52,31 +62,86 @@ def main() -> None:
 
 def compare_speed(rounds: int) -> dict[str, Any]:
     import torch
+
+    reference = sentence_transformers()
+    events = distinct_events(4000, seed=3)
+    prompts = [event.prompt for event in events]
+    found: dict[str, list[float]] = {"stillwatch": [], "fp32": [], "bf16": [], "repeated": []}
+    with tempfile.TemporaryDirectory() as folder:
+        log, output = Path(folder) / "log.jsonl", Path(folder) / "out.jsonl"
+        again = Path(folder) / "again.jsonl"
+        write_events(log, events)
+        write_events(again, repeated_events(4000, 200, 2000, seed=5))
+        for _ in range(rounds):
+            found["stillwatch"].append(len(events) / run_score(log, output, "--threads", "1"))
+            started = time.perf_counter()
+            reference.encode(prompts, show_progress_bar=False)
+            found["fp32"].append(len(events) / (time.perf_counter() - started))
+            started = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                reference.encode(prompts, batch_size=32, show_progress_bar=False)
+            found["bf16"].append(len(events) / (time.perf_counter() - started))
+            found["repeated"].append(4000 / run_score(again, output, "--threads", "1"))
+    speed: dict[str, Any] = {"events": len(events)}
+    speed |= {f"{name}_per_s": float(np.median(values)) for name, values in found.items()}
+    for name in ("fp32", "bf16"):
+        ratios = [a / b for a, b in zip(found["stillwatch"], found[name], strict=True)]
+        speed[f"ratio_{name}"] = float(np.median(ratios))
+        speed[f"ratio_{name}_range"] = [min(ratios), max(ratios)]
+    return speed
+
+
+def compare_single(count: int = 200) -> dict[str, float]:
+    from stillwatch.serving.scorer import Scorer
+
+    reference, scorer = sentence_transformers(), Scorer.from_bundle()
+    ours, theirs = [], []
+    for event in distinct_events(count, seed=6):
+        started = time.perf_counter()
+        scorer.update([event])
+        middle = time.perf_counter()
+        reference.encode(event.prompt, show_progress_bar=False)
+        ours.append(middle - started)
+        theirs.append(time.perf_counter() - middle)
+    own, other = 1000 * float(np.median(ours)), 1000 * float(np.median(theirs))
+    return {"stillwatch_p50_ms": own, "fp32_p50_ms": other, "ratio": own / other}
+
+
+FIRST_VERDICT = """
+import sys
+from pathlib import Path
+from stillwatch.data.events import Event
+from stillwatch.serving.scorer import Scorer
+scorer = Scorer.from_bundle(Path(sys.argv[1]))
+scorer.update([Event("e1", "a1", 1.79e9, "Where is my parcel?")])
+assert "torch" not in sys.modules
+"""
+
+
+def cold_starts(rounds: int) -> float:
+    """Median seconds to the first verdict."""
+    program = Path(sys.executable).with_name("stillwatch")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "complete"
+        subprocess.run([program, "export", "--output", bundle], check=True, capture_output=True)
+        found = []
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", FIRST_VERDICT, bundle], check=True)
+            found.append(time.perf_counter() - started)
+    return float(np.median(found[1:]))
+
+
+def sentence_transformers() -> Any:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from stillwatch.model.sentence import find_model
 
     torch.set_num_threads(1)
-    events = distinct_events(4000, seed=3)
     reference = SentenceTransformer(str(find_model("all-MiniLM-L6-v2")), device="cpu")
     reference.encode(["warm up"] * 8)
-    ours, theirs = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        log, output = Path(folder) / "log.jsonl", Path(folder) / "out.jsonl"
-        write_events(log, events)
-        for _ in range(rounds):
-            ours.append(len(events) / run_score(log, output, "--threads", "1"))
-            started = time.perf_counter()
-            reference.encode([event.prompt for event in events], show_progress_bar=False)
-            theirs.append(len(events) / (time.perf_counter() - started))
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {
-        "events": len(events),
-        "stillwatch_events_per_s": float(np.median(ours)),
-        "sentence_transformers_prompts_per_s": float(np.median(theirs)),
-        "ratio_median": float(np.median(ratios)),
-        "ratio_range": [min(ratios), max(ratios)],
-    }
+    return reference
 
 
 def run_score(log: Path, output: Path, *options: str) -> float:
@@ -116,13 +181,21 @@ def machine() -> dict[str, Any]:
 def print_figures(figures: dict[str, Any]) -> None:
     speed, memory = figures["speed"], figures["memory"]
     print(f"machine: {figures['machine']}")
+    print(f"{speed['events']} events without repeats, one thread, a second, median of rounds:")
+    print(f"  stillwatch score           {speed['stillwatch_per_s']:8.1f}")
+    for name in ("fp32", "bf16"):
+        low, high = speed[f"ratio_{name}_range"]
+        print(
+            f"  sentence-transformers {name} {speed[f'{name}_per_s']:8.1f}: Stillwatch is "
+            f"{speed[f'ratio_{name}']:.2f} times as fast ({low:.2f} to {high:.2f})"
+        )
+    print(f"half of the prompts repeated: stillwatch score {speed['repeated_per_s']:.1f}")
+    single = figures["single"]
     print(
-        f"{speed['events']} events without repeats, one thread, median of rounds:\n"
-        f"  stillwatch             {speed['stillwatch_events_per_s']:8.1f} events/s\n"
-        f"  sentence-transformers  {speed['sentence_transformers_prompts_per_s']:8.1f} prompts/s\n"
-        f"  ratio                  {speed['ratio_median']:8.2f} "
-        f"({speed['ratio_range'][0]:.2f} to {speed['ratio_range'][1]:.2f})"
+        f"one event, p50: scorer {single['stillwatch_p50_ms']:.1f} ms, sentence-transformers "
+        f"{single['fp32_p50_ms']:.1f} ms, ratio {single['ratio']:.2f}; goal 0.33"
     )
+    print(f"cold start to the first verdict: {figures['cold_start_s']:.1f} s; goal 3")
     print(
         f"{memory['events']:,} events, {memory['accounts']:,} accounts, "
         f"{memory['distinct_prompts']:,} distinct prompts:\n"
