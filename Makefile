@@ -36,8 +36,12 @@ demo: $(VENV)/.demo-ready ## Score a bundled sample log with the bundled detecto
 	@$(BIN)/stillwatch demo
 
 .PHONY: test
-test: lint ## Lint, check types and run all tests
+test: lint litellm ## Lint, check types and run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+.PHONY: litellm
+litellm: $(VENV)/.dev-ready ## Install LiteLLM's proxy for its test: 750 MB, once
+	@PYTHON=$(BIN)/python PIP_FLAGS="$(PIP_FLAGS)" tests/install-litellm.sh
 
 .PHONY: lint
 lint: $(VENV)/.dev-ready types ## Lint and check types

@@ -50,7 +50,7 @@ def to_fields(record: Mapping[str, Any]) -> Mapping[str, Any]:
     end_user = caller_word(record.get("end_user"))
     trace = caller_word(record.get("trace_id"))
     fields = {
-        "event_id": record.get("id"),
+        "event_id": first_of(record, ("litellm_call_id", "id")),
         "account_id": account,
         "timestamp": record.get("startTime"),
         "model": record.get("model"),

@@ -10,7 +10,7 @@ from importlib.metadata import version as version_of
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from stillwatch.serving.http import docs, events, health, inference, openapi, problems
+from stillwatch.serving.http import docs, events, health, inference, litellm, openapi, problems
 from stillwatch.serving.http.batches import Scores
 from stillwatch.serving.http.body import BodyLimits
 from stillwatch.serving.http.dead_letters import DeadLetters
@@ -25,7 +25,7 @@ from stillwatch.serving.http.settings import ServeSettings
 CLIENT_GONE = 499
 """The status in logs and metrics of a request whose caller has gone."""
 
-ROUTERS = (health.router, events.router, inference.router, docs.router)
+ROUTERS = (health.router, events.router, inference.router, litellm.router, docs.router)
 """Every door: each makes its routes from the Service."""
 
 

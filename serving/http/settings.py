@@ -21,6 +21,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.serving.http.auth import Authenticator, Caller, KeyHash, Role
+from stillwatch.serving.http.litellm_settings import LiteLLMSettings
 from stillwatch.serving.verdict import clip, visible
 
 PREFIX = "STILLWATCH_SERVE_"
@@ -32,7 +33,7 @@ SHOWN_CHARS = 60
 _SHOWN = frozenset({
     "host", "port", "threads", "auth", "max_batch", "max_queue", "max_wait_s", "deadline_s",
     "body_limit_bytes", "body_timeout_s", "log_level", "drain_s", "future_tolerance_s",
-    "metrics_open", "role",
+    "metrics_open", "role", "policy", "mode", "account", "log_patience_s",
 })  # fmt: skip
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -95,6 +96,7 @@ class ServeSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: Seconds = 10.0
     """How long a stop waits for what is in flight."""
+    litellm: LiteLLMSettings = LiteLLMSettings()
 
     @field_validator("keys")
     @classmethod
@@ -220,8 +222,9 @@ def _line(fault: Mapping[str, Any]) -> str:
     place = list(fault["loc"])
     name = ".".join(str(part) for part in place) or "the settings"
     if fault["type"] == "extra_forbidden":
-        known = ServeSettings.model_fields if len(place) == 1 else KeyEntry.model_fields
-        return _unknown(name, str(place[-1]), known)
+        models: dict[object, type[BaseModel]] = {"keys": KeyEntry, "litellm": LiteLLMSettings}
+        known = models[place[0]] if len(place) > 1 else ServeSettings
+        return _unknown(name, str(place[-1]), known.model_fields)
     if fault["type"] == "missing":
         return f"{name} must be given, however: it is missing"
     if name.endswith("sha256"):

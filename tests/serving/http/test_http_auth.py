@@ -41,6 +41,8 @@ MATRIX = {
     ("GET", "/v2/models/stillwatch"): EVERYONE,
     ("GET", "/v2/models/stillwatch/ready"): EVERYONE,
     ("POST", "/v2/models/stillwatch/infer"): SCORING,
+    ("POST", "/beta/litellm_basic_guardrail_api"): SCORING,
+    ("POST", "/v1/litellm/logs"): SCORING,
     ("GET", "/docs"): EVERYONE,
     ("GET", "/openapi.json"): EVERYONE,
 }

@@ -25,7 +25,10 @@ from tests.support import tiny_bundle, tiny_scorer
 KEYS = make_keys()
 KEY = {"X-API-Key": KEYS.admin}
 JSON = {"Content-Type": "application/json"}
-POSTS = ("/v1/events", "/v2/models/stillwatch/infer")
+POSTS = (
+    "/v1/events", "/v2/models/stillwatch/infer", "/beta/litellm_basic_guardrail_api",
+    "/v1/litellm/logs",
+)  # fmt: skip
 EXAMPLES = 60
 TOO_STRICT: list[Any] = [positive_data_acceptance]
 """A schema cannot say all that must hold, such as that tensors have one length."""
