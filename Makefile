@@ -36,8 +36,12 @@ demo: $(VENV)/.demo-ready ## Score a bundled sample log with the bundled detecto
 	@$(BIN)/stillwatch demo
 
 .PHONY: test
-test: lint litellm ## Lint, check types and run all tests
+test: lint services litellm ## Lint, check types and run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+.PHONY: services
+services: ## Install Redis, PostgreSQL and Chromium for the tests, where that is possible
+	@tests/install-services.sh
 
 .PHONY: litellm
 litellm: $(VENV)/.dev-ready ## Install LiteLLM's proxy for its test: 750 MB, once
