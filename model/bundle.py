@@ -3,6 +3,8 @@
 A released bundle may leave out the encoder (90 MB that a package already carries): it is then
 completed from the cached export of the encoder that the manifest names, and must reproduce the
 manifest's golden vectors.
+
+Hashes show damage, not forgery: whoever can write a bundle can write its hashes.
 """
 
 from __future__ import annotations
@@ -24,9 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stillwatch.data.errors import BundleError, OutputError
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import class_names
+from stillwatch.model.onnx_files import check_self_contained
 
 FORMAT = 4
 MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 8 << 20
+MOST_FILE_BYTES = 2 << 30
+"""What no file of a bundle is larger than: an ONNX file cannot be."""
+_SHOWN_CHARS = 80
 
 
 class Layout:
@@ -81,7 +88,7 @@ class Thresholds(BaseModel):
 class EncoderEntry(BaseModel):
     """Which encoder the detector was trained with."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str
     revision: str
     dimensions: int
@@ -90,9 +97,10 @@ class EncoderEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """manifest.json. `files` gives the SHA-256 of each other file."""
+    """manifest.json. `files` gives the SHA-256 of each other file, `checksum` that of the manifest
+    without it (None in bundles that were written before it was added)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     format: int
     intents: list[str]
     classes: list[str]
@@ -108,6 +116,7 @@ class Manifest(BaseModel):
     settings: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, str]
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,7 @@ class Bundle:
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that change with any file of the bundle."""
-        canonical = json.dumps(self.manifest.model_dump(), sort_keys=True).encode()
-        return hashlib.sha256(canonical).hexdigest()[:12]
+        return _checksum(self.manifest)[:12]
 
     @property
     def has_encoder(self) -> bool:
@@ -140,18 +148,38 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _checksum(manifest: Manifest) -> str:
+    """Of all that a manifest says, however it is laid out."""
+    try:
+        fields = manifest.model_dump(exclude={"checksum"})
+        return _sha256(json.dumps(fields, sort_keys=True).encode())
+    # What is nested too deep raises either.
+    except (ValueError, RecursionError):
+        raise BundleError(
+            f"{MANIFEST} must be nested moderately, however: too deep to be read; "
+            "take the bundle from its source again"
+        ) from None
+
+
 def load_bundle(path: Path) -> Bundle:
     """Read and verify a bundle; BundleError names the file and both values."""
-    if not path.is_dir():
+    try:
+        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else None
+    except OSError as error:
+        raise BundleError(
+            f"the bundle must be a readable folder, however: {error.strerror} for {path}; "
+            "see to its permissions"
+        ) from error
+    if names is None:
         raise BundleError(
             f"the bundle must be a folder, however: {path} is not; "
             "name one with --bundle or make one with `stillwatch train`"
         )
-    names = sorted(entry.name for entry in path.iterdir())
     if MANIFEST not in names:
+        found = ", ".join(_shown(name) for name in names[:10]) or "nothing"
         raise BundleError(
-            f"a bundle must hold {MANIFEST}, however: {path} holds "
-            f"{', '.join(names) or 'nothing'}; name the bundle's own folder"
+            f"a bundle must hold {MANIFEST}, however: {path} holds {found}"
+            f"{' and more' if len(names) > 10 else ''}; name the bundle's own folder"
         )
     # Installers may hard-link a package's files from their cache; the package is trusted anyway.
     links = path.resolve() == released_bundle()
@@ -160,14 +188,14 @@ def load_bundle(path: Path) -> Bundle:
     unlisted = sorted(set(names) - listed)
     if unlisted:
         raise BundleError(
-            f"a bundle must hold only what its manifest lists, however: {unlisted[0]} is not "
-            "listed; take the bundle from its source again"
+            "a bundle must hold only what its manifest lists, however: "
+            f"{_shown(unlisted[0])} is not listed; take the bundle from its source again"
         )
     needed = set(Layout.DETECTOR)
     if set(manifest.files) & set(Layout.ENCODER):
         needed |= set(Layout.ENCODER)
     if set(manifest.files) != needed:
-        odd = sorted(set(manifest.files) ^ needed)[0]
+        odd = _shown(sorted(set(manifest.files) ^ needed)[0])
         raise BundleError(
             f"the manifest must list {', '.join(sorted(needed))}, however: it differs in {odd}; "
             "take the bundle from its source again"
@@ -178,9 +206,17 @@ def load_bundle(path: Path) -> Bundle:
         found = _sha256(content[name])
         if found != expected:
             raise BundleError(
-                f"{name} must have SHA-256 {expected}, however: {found}; "
+                f"{name} must have SHA-256 {_shown(expected)}, however: {found}; "
                 "take the bundle from its source again"
             )
+    if manifest.checksum not in (None, found := _checksum(manifest)):
+        raise BundleError(
+            f"{MANIFEST} must have the checksum {_shown(str(manifest.checksum))}, however: "
+            f"{found}; take the bundle from its source again"
+        )
+    for name in content:
+        if name.endswith(".onnx"):
+            check_self_contained(content[name], name)
     return Bundle(path, manifest, content)
 
 
@@ -209,13 +245,21 @@ def check_names(manifest: Manifest) -> None:
         )
 
 
+def _shown(text: str) -> str:
+    """A name from a bundle as a message may hold it: of one line, and not endless."""
+    plain = text if text.isprintable() else ascii(text)
+    return plain if len(plain) <= _SHOWN_CHARS else f"{plain[:_SHOWN_CHARS]}…"
+
+
 def _open_no_link(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW)
+    # To open a pipe would wait for its writer.
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _read_plain(path: Path, hard_links: bool) -> bytes:
     """The bytes of a plain file; links are refused, hard ones unless they are allowed, since what
     they point to can change after the check."""
+    most = MOST_MANIFEST_BYTES if path.name == MANIFEST else MOST_FILE_BYTES
     try:
         with open(path, "rb", opener=_open_no_link) as file:
             status = os.fstat(file.fileno())
@@ -225,7 +269,14 @@ def _read_plain(path: Path, hard_links: bool) -> bytes:
                     f"{path.name} must be a plain file with one name, however: it is linked; "
                     "copy the bundle's files instead of linking them"
                 )
-            return file.read()
+            # It may grow while it is read.
+            content = file.read(most + 1) if status.st_size <= most else b""
+            if max(status.st_size, len(content)) > most:
+                raise BundleError(
+                    f"{path.name} must have at most {most:,} bytes, however: "
+                    f"{max(status.st_size, len(content)):,}; take the bundle from its source again"
+                )
+            return content
     except OSError as error:
         raise BundleError(
             f"{path.name} must be a readable plain file, however: {error.strerror}; "
@@ -235,31 +286,44 @@ def _read_plain(path: Path, hard_links: bool) -> bytes:
 
 def _parse_manifest(path: Path, hard_links: bool) -> Manifest:
     try:
-        fields = json.loads(_read_plain(path, hard_links))
-    except ValueError as error:
+        fields = json.loads(_read_plain(path, hard_links), object_pairs_hook=_unique)
+    # Deep nesting ends the parser by RecursionError.
+    except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{MANIFEST} must be JSON, however: it is broken; take the bundle from its source again"
         ) from error
     found = fields.get("format") if isinstance(fields, dict) else None
     if found != FORMAT:
         raise BundleError(
-            f"the bundle's format must be {FORMAT}, however: {found}; "
+            f"the bundle's format must be {FORMAT}, however: {_format_shown(found)}; "
             "use the Stillwatch version that made it, or train again"
         )
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = _shown(".".join(str(part) for part in first["loc"]))
         raise BundleError(
             f"{MANIFEST} must be valid, however: {place}: {first['msg']}; "
             "take the bundle from its source again"
         ) from error
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice")
+    return fields
+
+
+def _format_shown(found: object) -> str:
+    plain = found is None or isinstance(found, str | int | float)
+    return _shown(str(found)) if plain else f"a {type(found).__name__}"
+
+
 def in_memory(fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
-    """A bundle that lies in no folder yet. `fields` are the manifest's, without format and
-    files."""
+    """A bundle that lies in no folder yet. `fields` are the manifest's, without format, files and
+    checksum."""
     files = {name: _sha256(data) for name, data in sorted(content.items())}
     manifest = Manifest.model_validate({**fields, "format": FORMAT, "files": files})
     return Bundle(Path(), manifest, content)
@@ -267,7 +331,7 @@ def in_memory(fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle
 
 def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, bytes]) -> Bundle:
     """Write a bundle whole or not at all and load it back. `fields` are the manifest's, without
-    format and files. An existing folder is replaced only if it is a bundle or empty."""
+    format, files and checksum. An existing folder is replaced only if it is a bundle or empty."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} must be a folder, however: it is a file; name another")
     if path.exists() and any(path.iterdir()) and not (path / MANIFEST).is_file():
@@ -286,7 +350,7 @@ def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, by
     try:
         for name, data in content.items():
             (temporary / name).write_bytes(data)
-        text = json.dumps(manifest.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
+        text = _manifest_text(manifest)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         _put_in_place(temporary, path)
@@ -297,6 +361,13 @@ def write_bundle(path: Path, fields: Mapping[str, Any], content: Mapping[str, by
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_bundle(path)
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    # As it will be read: a tuple is a list then, and a number that was a key is a text.
+    read = Manifest.model_validate(json.loads(json.dumps(manifest.model_dump())))
+    fields = {**read.model_dump(), "checksum": _checksum(read)}
+    return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False)
 
 
 def _put_in_place(new: Path, path: Path) -> None:
@@ -318,4 +389,4 @@ def _put_in_place(new: Path, path: Path) -> None:
 
 def manifest_fields(manifest: Manifest) -> dict[str, Any]:
     """The manifest's fields in the form that `write_bundle` takes."""
-    return manifest.model_dump(exclude={"format", "files"})
+    return manifest.model_dump(exclude={"format", "files", "checksum"})

@@ -29,7 +29,7 @@ from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.runtime import ClassifierStep
 from stillwatch.model.signals import SignalLayout, text_signals
 from stillwatch.model.stream import EventTexts, read_event, read_text, state_dtype
-from stillwatch.model.templates import BenignIndex, TemplateIndex
+from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
@@ -107,7 +107,10 @@ class Detector:
         self._heads = IntentHeads.from_bytes(
             bundle.content["heads.safetensors"], dimensions, len(manifest.classes)
         )
-        self.templates = TemplateIndex.from_files(bundle.content, dimensions, self.intents)
+        self._bundled = TemplateIndex.from_files(bundle.content, dimensions, self.intents)
+        self.templates = self._bundled
+        """Those of the bundle, after them those of the site."""
+        self.site_templates: tuple[Template, ...] = ()
         self.benign = BenignIndex.from_files(bundle.content, dimensions, manifest.benign_sources)
         self._step = ClassifierStep(
             bundle.content["classifier.onnx"], len(manifest.features), len(self.intents),
@@ -184,6 +187,31 @@ class Detector:
                 )
             )  # fmt: skip
         return found
+
+    def set_site_templates(self, templates: Sequence[Template], vectors: np.ndarray) -> None:
+        """Search these, with their unit vectors float32 (N, D), beside those of the bundle, in the
+        place of those set before. Not during `score`: everything is read anew afterwards.
+
+        ValueError for an intent that the bundle does not know, an id that is there already, or
+        vectors that do not fit; nothing is changed then.
+        """
+        ids = [template.id for template in (*self._bundled.templates, *templates)]
+        if len(set(ids)) < len(ids) or any(t.intent not in self.intents for t in templates):
+            raise ValueError(
+                "site templates must have ids of their own and intents of the bundle, however: "
+                "one has not; leave it out"
+            )
+        combined = self._bundled
+        if len(templates) or len(vectors):
+            # By themselves first, so that what is wrong is told of them.
+            site = TemplateIndex(templates, vectors)
+            combined = TemplateIndex(
+                [*self._bundled.templates, *templates],
+                np.concatenate([self._bundled.vectors(), site.vectors()]),
+            )
+        self.templates, self.site_templates = combined, tuple(templates)
+        # They hold nearest templates by their numbers.
+        self._signals.clear()
 
     def _read(self, event: Event, record: np.void) -> _Read:
         texts = read_event(event, record)

@@ -9,6 +9,7 @@ Axis letters: B accounts, C classes, I intents, P dimensions of the projection, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,11 @@ READINGS = ("asked", "slot")
 is no frame, that of the whole prompt; and of the slot's, which has all where there is no frame."""
 SCRIPT_CHARS = 128
 """The beginning of a prompt from which its script is told."""
+_NO_EVIDENCE = np.float32(-6)
 _EMA_DECAY = np.float32(1 - 1 / 16)
 _HOUR_S, _DAY_S = 3600.0, 86400.0
 _FRAME_RING = 8
+_RING_PLACES = np.arange(RING)
 
 
 def feature_state_fields(classes: int, intents: int) -> list[tuple[Any, ...]]:
@@ -89,6 +92,8 @@ SCALARS = (
     "latin_share",
 )
 
+_REPEAT, _LATIN = SCALARS.index("repeat"), SCALARS.index("latin_share")
+
 
 def event_scalars(event: Event, split: Split, text: str) -> list[float]:
     """The values named by SCALARS, for one event."""
@@ -98,15 +103,15 @@ def event_scalars(event: Event, split: Split, text: str) -> list[float]:
         float(split.frame_words > 0),
         float(bool(event.system)),
         float(split.repeat),
-        np.log1p(split.frame_words),
-        np.log1p(split.slot_words),
+        math.log1p(split.frame_words),
+        math.log1p(split.slot_words),
         split.frame_words / total if total else 0.0,
         float(event.temperature is not None),
         min(max(event.temperature or 0.0, 0.0), 2.0),
-        np.log1p(max((event.n or 1) - 1, 0)),
+        math.log1p(max((event.n or 1) - 1, 0)),
         float(bool(event.logprobs)),
-        np.log1p(max(event.max_tokens or 0, 0)) / 8.0,
-        np.log1p(len(event.turns)),
+        math.log1p(max(event.max_tokens or 0, 0)) / 8.0,
+        math.log1p(len(event.turns)),
         latin,
     ]
 
@@ -163,77 +168,88 @@ def advance(
     count = state["events"].astype(np.float32)
     has_frame = facts.frame_hash != 0
 
-    frame_logits = np.concatenate([frame[:, layout.dense], frame[:, layout.lexical]], axis=1)
-    slot_logits = np.concatenate([slot[:, layout.dense], slot[:, layout.lexical]], axis=1)
+    # Dense and n-gram logits stand side by side, and so do the two similarities.
+    both = slice(layout.dense.start, layout.lexical.stop)
+    nearest = slice(layout.template, layout.benign + 1)
+    frame_logits, slot_logits = frame[:, both], slot[:, both]
     asked = np.where(has_frame[:, None], frame_logits, slot_logits)
     logits = np.concatenate([asked, slot_logits], axis=1)
     rate = 1 / count[:, None]
-    state["logit_mean"] += (logits - state["logit_mean"]) * rate
-    state["logit_square"] += (logits**2 - state["logit_square"]) * rate
-    ema_rate = np.maximum(rate, 1 - _EMA_DECAY)
-    state["logit_ema"] += (logits - state["logit_ema"]) * ema_rate
-    spread = np.sqrt(np.maximum(state["logit_square"] - state["logit_mean"] ** 2, 0))
+    logit_mean = _moved(state, "logit_mean", logits, rate)
+    logit_square = _moved(state, "logit_square", logits * logits, rate)
+    logit_ema = _moved(state, "logit_ema", logits, np.maximum(rate, 1 - _EMA_DECAY))
+    spread = np.sqrt(np.maximum(logit_square - logit_mean * logit_mean, 0))
 
     # (B, READINGS, dense and n-grams, C); any intent stands next to the intents.
-    by_kind = logits.reshape(len(state), len(READINGS), 2, layout.classes)
-    evidence = by_kind[:, :, :, : intents + 1].mean(axis=2).reshape(len(state), -1)
+    by_kind = logits.reshape(len(state), len(READINGS), 2, layout.classes)[..., : intents + 1]
+    evidence = ((by_kind[:, :, 0] + by_kind[:, :, 1]) / 2).reshape(len(state), -1)
     tops = _update_tops(state, evidence, first)
-    similar = np.stack(
-        [frame[:, layout.template], frame[:, layout.benign],
-         slot[:, layout.template], slot[:, layout.benign]], axis=1,
-    )  # fmt: skip
-    state["similar_mean"] += (similar - state["similar_mean"]) * rate
+    similar = np.concatenate([frame[:, nearest], slot[:, nearest]], axis=1)
+    similar_mean = _moved(state, "similar_mean", similar, rate)
 
     past = _update_past(state, slot[:, layout.projection], first)
     frames = _update_frames(state, facts.frame_hash, scalars, count)
     timing = _update_timing(state, facts.times, first, count)
-    latin = scalars[:, SCALARS.index("latin_share")]
-    latin_change = np.abs(latin - state["latin_mean"]) * ~first
-    state["latin_mean"] += (latin - state["latin_mean"]) / count
+    latin, latin_mean = scalars[:, _LATIN], state["latin_mean"]
+    latin_change = np.abs(latin - latin_mean) * ~first
+    latin_mean += (latin - latin_mean) / count
 
     return np.concatenate(
         [
             scalars, frame_logits, slot_logits, similar,
-            state["logit_mean"], spread, state["logit_ema"], tops,
-            state["similar_mean"], past, frames, timing,
-            state["latin_mean"][:, None], latin_change[:, None],
+            logit_mean, spread, logit_ema, tops, similar_mean, past, frames, timing,
+            latin_mean[:, None], latin_change[:, None],
         ],
         axis=1,
         dtype=np.float32,
     )  # fmt: skip
 
 
+def _moved(state: np.ndarray, name: str, values: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Moves a running mean towards `values` (B, N) by `rate` (B, 1); returns it."""
+    mean = state[name]
+    mean = mean + (values - mean) * rate
+    state[name] = mean
+    return mean
+
+
 def _update_tops(state: np.ndarray, evidence: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Running largest evidence for each intent, and any, in each reading: features (B, 8I + 8)."""
-    top = state["top"]
-    top[first] = -6.0
-    merged = np.sort(np.concatenate([top, evidence[:, :, None]], axis=2), axis=2)[:, :, 1:]
+    top = np.where(first[:, None, None], _NO_EVIDENCE, state["top"])
+    merged = np.concatenate([top, evidence[:, :, None]], axis=2)
+    merged.sort(axis=2)
+    merged = merged[:, :, 1:]
     state["top"] = merged
-    state["strong_count"] += (evidence > 0).astype(np.uint32)
-    share = state["strong_count"] / state["events"].astype(np.float32)[:, None]
+    strong = state["strong_count"] + (evidence > 0)
+    state["strong_count"] = strong
+    share = strong / state["events"].astype(np.float32)[:, None]
+    top3 = np.add.reduce(merged[:, :, -3:], axis=2) / 3
     return np.concatenate(
-        [merged[:, :, -1], merged[:, :, -3:].mean(axis=2), merged.mean(axis=2), share], axis=1
+        [merged[:, :, -1], top3, np.add.reduce(merged, axis=2) / TOP, share], axis=1
     )
 
 
 def _update_past(state: np.ndarray, projected: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Similarity of the slot to the account's own past: features (B, 3)."""
-    norm = np.linalg.norm(projected, axis=1, keepdims=True)
-    unit = projected / np.maximum(norm, 1e-6)
-    ring = state["slot_ring"].astype(np.float32)
-    remembered = np.minimum(state["events"].astype(np.int64) - 1, RING)
-    known = np.arange(RING) < remembered[:, None]
-    similarity = np.where(known, np.einsum("brp,bp->br", ring, unit), -1.0)
-    nearest = np.where(first, 0.0, similarity.max(axis=1))
-    mean_norm = np.linalg.norm(state["slot_mean"], axis=1)
-    to_mean = np.einsum("bp,bp->b", state["slot_mean"], unit) / np.maximum(mean_norm, 1e-6)
-    to_mean = np.where(first, 0.0, to_mean)
-    state["slot_mean"] += (unit - state["slot_mean"]) / state["events"].astype(np.float32)[:, None]
-    concentration = np.linalg.norm(state["slot_mean"], axis=1)
-    position = (state["events"].astype(np.int64) - 1) % RING
-    rows = np.arange(len(state))
-    state["slot_ring"][rows, position] = unit
-    return np.stack([nearest, to_mean, concentration], axis=1)
+    events = state["events"]
+    before = events.astype(np.int64) - 1
+    unit = projected / np.maximum(_norm(projected)[:, None], 1e-6)
+    ring, mean = state["slot_ring"], state["slot_mean"]
+    known = before[:, None] > _RING_PLACES
+    similarity = np.einsum("brp,bp->br", ring.astype(np.float32), unit)
+    similarity[~known] = -1.0
+    nearest = np.maximum.reduce(similarity, axis=1)
+    to_mean = np.einsum("bp,bp->b", mean, unit) / np.maximum(_norm(mean), 1e-6)
+    nearest[first] = to_mean[first] = 0.0
+    mean = mean + (unit - mean) / events.astype(np.float32)[:, None]
+    state["slot_mean"] = mean
+    ring[np.arange(len(state)), before % RING] = unit
+    return np.array([nearest, to_mean, _norm(mean)]).T
+
+
+def _norm(rows: np.ndarray) -> np.ndarray:
+    """Length of each row of (B, P)."""
+    return np.asarray(np.sqrt(np.add.reduce(rows * rows, axis=1)))
 
 
 def _update_frames(
@@ -243,40 +259,42 @@ def _update_frames(
     present = frame_hash != 0
     known = present & (state["frame_ring"] == frame_hash[:, None]).any(axis=1)
     fresh = present & ~known
-    rows = np.flatnonzero(fresh)
-    position = state["frame_next"][rows].astype(np.int64)
-    state["frame_ring"][rows, position] = frame_hash[rows]
-    state["frame_next"][rows] = (position + 1) % _FRAME_RING
-    state["frames_new"] += fresh
-    state["framed"] += present
-    state["repeats"] += scalars[:, SCALARS.index("repeat")].astype(np.uint32)
-    return np.stack(
-        [known, state["frames_new"] / count, state["framed"] / count, state["repeats"] / count],
-        axis=1,
-    )
+    if fresh.any():
+        rows = np.flatnonzero(fresh)
+        position = state["frame_next"][rows].astype(np.int64)
+        state["frame_ring"][rows, position] = frame_hash[rows]
+        state["frame_next"][rows] = (position + 1) % _FRAME_RING
+    frames_new, framed, repeats = state["frames_new"], state["framed"], state["repeats"]
+    frames_new += fresh
+    framed += present
+    repeats += scalars[:, _REPEAT].astype(np.uint32)
+    return np.array([known, frames_new / count, framed / count, repeats / count]).T
 
 
 def _update_timing(
     state: np.ndarray, times: np.ndarray, first: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
     """Pace of the stream: features (B, 7)."""
-    late_s = np.where(first, 0.0, np.maximum(state["last_time"] - times, 0.0))
-    gap_s = np.where(first, 0.0, np.maximum(times - state["last_time"], 0.0))
-    state["last_time"] = np.where(first, times, np.maximum(times, state["last_time"]))
-    gap_log = np.where(first, 0.0, np.log1p(gap_s)).astype(np.float32)
+    last = state["last_time"].copy()
+    last[first] = times[first]
+    late_s, gap_s = np.maximum(last - times, 0.0), np.maximum(times - last, 0.0)
+    state["last_time"] = np.maximum(times, last)
+    gap_log = np.log1p(gap_s).astype(np.float32)
+    rate = np.maximum(1 / np.maximum(count - 1, 1), 1 / 64)
     # What comes late tells nothing of the pace.
-    still = first | (late_s > 0)
-    rate = np.where(still, 0.0, np.maximum(1 / np.maximum(count - 1, 1), 1 / 64))
-    state["gap_mean"] += (gap_log - state["gap_mean"]) * rate
-    state["gap_square"] += (gap_log**2 - state["gap_square"]) * rate
-    spread = np.sqrt(np.maximum(state["gap_square"] - state["gap_mean"] ** 2, 0))
-    state["hour_count"] = state["hour_count"] * np.exp(-gap_s / _HOUR_S) + np.exp(-late_s / _HOUR_S)
-    state["day_count"] = state["day_count"] * np.exp(-gap_s / _DAY_S) + np.exp(-late_s / _DAY_S)
+    rate[first | (late_s > 0)] = 0.0
+    gap_mean, gap_square = state["gap_mean"], state["gap_square"]
+    gap_mean += (gap_log - gap_mean) * rate
+    gap_square += (gap_log * gap_log - gap_square) * rate
+    spread = np.sqrt(np.maximum(gap_square - gap_mean * gap_mean, 0))
+    hour_count, day_count = state["hour_count"], state["day_count"]
+    hour_count[:] = hour_count * np.exp(-gap_s / _HOUR_S) + np.exp(-late_s / _HOUR_S)
+    day_count[:] = day_count * np.exp(-gap_s / _DAY_S) + np.exp(-late_s / _DAY_S)
     hour = ((times % _DAY_S) // _HOUR_S).astype(np.uint32)
-    state["hours_seen"] |= np.left_shift(np.uint32(1), hour)
-    hours_share = np.bitwise_count(state["hours_seen"]) / 24
-    return np.stack(
-        [np.log1p(count), gap_log / 10, state["gap_mean"] / 10, spread,
-         np.log1p(state["hour_count"]), np.log1p(state["day_count"]), hours_share],
-        axis=1,
-    )  # fmt: skip
+    hours_seen = state["hours_seen"]
+    hours_seen |= np.left_shift(np.uint32(1), hour)
+    hours_share = np.bitwise_count(hours_seen) / 24
+    return np.array(
+        [np.log1p(count), gap_log / 10, gap_mean / 10, spread,
+         np.log1p(hour_count), np.log1p(day_count), hours_share],
+    ).T  # fmt: skip

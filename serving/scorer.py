@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,7 +24,13 @@ from stillwatch.model.encoder import Encoder
 from stillwatch.model.golden import load_detector
 from stillwatch.serving import state
 from stillwatch.serving.state import Kept, Standing
-from stillwatch.serving.stores.base import ConflictError, Counted, StateStore, Write
+from stillwatch.serving.stores.base import (
+    ConflictError,
+    Counted,
+    StateStore,
+    Write,
+    id_bytes,
+)
 from stillwatch.serving.stores.memory import MemoryStore
 from stillwatch.serving.verdict import Evidence, Verdict, excerpt
 
@@ -33,6 +40,10 @@ TRIES = 8
 """Times that a chunk is scored anew because another process changed one of its accounts."""
 SETTLING_EVENTS = 32
 """Events that a new bundle reads of an account before it may take away an older one's flag."""
+SUSPECT_SHARE = 0.5
+"""Of the threshold: an account whose risk was ever higher is read again as far as can be."""
+UNSUSPECTED_EVENTS = 8
+"""Latest events that are read again of any other."""
 
 
 @dataclass(slots=True)
@@ -45,6 +56,19 @@ class _Chunk:
     standings: list[Standing]
     fresh: list[tuple[int, Event, int, bytes]]
     """Position in the chunk, event, position of its account, digest."""
+    flagged: list[bool] = field(default_factory=list)
+    """Whether the account of each of these events stood flagged after it."""
+
+
+class Archive(Protocol):
+    """Takes what was scored once the store holds it; `serving.archive` has one."""
+
+    def offer_scored(
+        self, detector: Detector, events: Sequence[Event], scored: Scored,
+        flagged: Sequence[bool], vectors: Mapping[bytes, np.ndarray],
+    ) -> None:  # fmt: skip
+        """Never raises and never waits for long. `vectors` are those of `scored` and of earlier
+        tries to score the same events."""
 
 
 class Scorer:
@@ -64,6 +88,8 @@ class Scorer:
         """Events that came here again and were not counted."""
         self.replayed = 0
         """Accounts whose state was made anew because an older bundle had left it."""
+        self.archive: Archive | None = None
+        """Gets every event that is scored here and counted."""
 
     @classmethod
     def from_bundle(
@@ -138,6 +164,7 @@ class Scorer:
         self.store.close()
 
     def _score(self, events: list[Event], verdicts: list[Verdict | None] | None) -> None:
+        vectors: dict[bytes, np.ndarray] = {}
         for attempt in range(1, TRIES + 1):
             chunk = self._check_out(events)
             # On copies, so that what fails halfway leaves no account changed.
@@ -145,6 +172,8 @@ class Scorer:
             scored = self.detector.score(
                 fresh, [place for _, _, place, _ in chunk.fresh], chunk.records
             )
+            # What is scored a second time is not encoded again.
+            vectors |= scored.vectors
             found = self._judge(chunk, scored, verdicts is not None)
             try:
                 self.store.write(self._writes(chunk))
@@ -155,6 +184,8 @@ class Scorer:
             break
         self.truncated += int(scored.truncated.sum())
         self.duplicates += len(events) - len(chunk.fresh)
+        if self.archive is not None:
+            self.archive.offer_scored(self.detector, fresh, scored, chunk.flagged, vectors)
         if verdicts is None:
             return
         places = {name: place for place, name in enumerate(chunk.names)}
@@ -165,23 +196,28 @@ class Scorer:
 
     def _check_out(self, events: Sequence[Event]) -> _Chunk:
         names = list(dict.fromkeys(event.account_id for event in events))
-        digests = [_digest(event) for event in events]
+        digests = [event_digest(event) for event in events]
         snapshot = self.store.read(names, digests)
         records = np.zeros(len(names), dtype=self.detector.record_dtype)
         chunk = _Chunk(names, [], records, [], [])
-        for place, (name, held) in enumerate(zip(names, snapshot.held, strict=True)):
-            chunk.versions.append(held.version if held else 0)
-            standing = Standing()
-            if held is not None:
-                record, standing = self._parse(held.value)
-                records[place] = self._migrate(name, standing) if record is None else record
-            chunk.standings.append(standing)
         places = {name: place for place, name in enumerate(names)}
         counted = set(snapshot.seen)
         for position, (event, digest) in enumerate(zip(events, digests, strict=True)):
             if digest not in counted:
                 counted.add(digest)
                 chunk.fresh.append((position, event, places[event.account_id], digest))
+        changing = {place for _, _, place, _ in chunk.fresh}
+        for place, (name, held) in enumerate(zip(names, snapshot.held, strict=True)):
+            chunk.versions.append(held.version if held else 0)
+            standing = Standing()
+            if held is not None:
+                record, standing = self._parse(held.value)
+                if record is not None:
+                    records[place] = record
+                # Where nothing is counted, the verdict stays the older bundle's.
+                elif place in changing:
+                    records[place] = self._migrate(name, standing)
+            chunk.standings.append(standing)
         return chunk
 
     def _parse(self, value: bytes) -> tuple[np.void | None, Standing]:
@@ -189,10 +225,14 @@ class Scorer:
 
     def _migrate(self, account_id: str, standing: Standing) -> np.void:
         """A record of this detector in place of an older one's: the account's latest events are
-        read again, as far as the store has kept them. What the account did before stays: its
-        number of events, its peak risk, and its flag, until enough of it has been read."""
+        read again, as far as the store has kept them; of one that was never suspect only a few,
+        since many accounts come at once after a reload and others wait. What the account did
+        before stays: its number of events, its peak risk, and its flag, until enough of it has
+        been read."""
         record = np.zeros(1, dtype=self.detector.record_dtype)
         kept = self.store.replay(account_id)
+        if standing.peak < SUSPECT_SHARE * standing.threshold:
+            kept = kept[-UNSUSPECTED_EVENTS:]
         events = [parse_event(json.loads(zlib.decompress(fields))) for fields in kept]
         if events:
             scored = self.detector.score(events, [0] * len(events), record)
@@ -221,6 +261,7 @@ class Scorer:
             standing.held_flag = max(standing.held_flag - 1, 0)
             if standing.flagged and standing.flagged_after is None:
                 standing.flagged_after = standing.events
+            chunk.flagged.append(standing.flagged)
             self._keep_evidence(standing, event, scored, number)
             if wanted:
                 found[position] = self._verdict(event.account_id, standing)
@@ -283,11 +324,10 @@ class Scorer:
         )
 
 
-def _digest(event: Event) -> bytes:
-    """Sixteen bytes that tell one event of one account."""
-    account = hashlib.blake2b(event.account_id.encode("utf-8", "replace"), digest_size=16).digest()
-    identity = event.event_id.encode("utf-8", "replace")
-    return hashlib.blake2b(identity, digest_size=16, key=account).digest()
+def event_digest(event: Event) -> bytes:
+    """Sixteen bytes that tell one event of one account: by them a store knows it again."""
+    account = hashlib.blake2b(id_bytes(event.account_id), digest_size=16).digest()
+    return hashlib.blake2b(id_bytes(event.event_id), digest_size=16, key=account).digest()
 
 
 def _kept_fields(event: Event) -> bytes:

@@ -1,13 +1,14 @@
 """What is kept of an account between events: the detector's record, and how the account stands.
 
 As bytes it has a fixed size but for the evidence, and is never more than MAX_BYTES. It names the
-detector whose record it holds, so that another one does not misread it.
+detector whose record it holds, so that another one does not misread it, and ends in a checksum.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ from stillwatch.serving.verdict import Evidence
 MAX_BYTES = 16 * 1024
 EVIDENCE_KEPT = 5
 _FORMAT = 1
-# Format, detector's state id, bytes of the record.
+# Format, detector's state id, bytes of the record, which follows; then JSON and the checksum.
 _HEADER = struct.Struct("<B16sI")
+_CHECKSUM = struct.Struct("<I")
+_PLAIN_FIELDS = 10
 
 
 class Kept(NamedTuple):
@@ -79,27 +82,31 @@ def to_bytes(state_id: str, record: np.void, standing: Standing) -> bytes:
         ]  # fmt: skip
         tail = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         value = head + tail.encode("utf-8", "surrogatepass")
-        if len(value) <= MAX_BYTES or not evidence:
-            return value
+        if len(value) + _CHECKSUM.size <= MAX_BYTES or not evidence:
+            return value + _CHECKSUM.pack(zlib.crc32(value))
         evidence.pop()
 
 
-def from_bytes(value: bytes, state_id: str, dtype: np.dtype) -> tuple[np.ndarray | None, Standing]:
-    """The record, a structured array of no axes, and the standing; no record if it is another
-    detector's. Raises StoreError for what is no state."""
+def from_bytes(value: bytes, state_id: str, dtype: np.dtype) -> tuple[np.void | None, Standing]:
+    """The record, of `dtype`, and the standing; no record if it is another detector's. Raises
+    StoreError for what is no state, or a damaged one."""
     try:
-        version, found, size = _HEADER.unpack_from(value)
-        if version != _FORMAT:
+        stored, (checksum,) = value[: -_CHECKSUM.size], _CHECKSUM.unpack(value[-_CHECKSUM.size :])
+        version, found, size = _HEADER.unpack_from(stored)
+        if version != _FORMAT or checksum != zlib.crc32(stored):
             raise ValueError
         start, stop = _HEADER.size, _HEADER.size + size
-        *plain, evidence = json.loads(value[stop:].decode("utf-8", "surrogatepass"))
+        *plain, evidence = json.loads(stored[stop:].decode("utf-8", "surrogatepass"))
+        if len(plain) != _PLAIN_FIELDS:
+            raise ValueError
         standing = Standing(*plain)
         standing.kept = tuple(Kept(item[0], Evidence(*item[1:])) for item in evidence)
         if found != state_id.encode():
             return None, standing
-        return np.frombuffer(value[start:stop], dtype=dtype)[0].copy(), standing
-    except (ValueError, TypeError, IndexError, struct.error) as error:
+        (record,) = np.frombuffer(stored[start:stop], dtype=dtype)
+        return record.copy(), standing
+    except (ValueError, TypeError, IndexError, RecursionError, struct.error) as error:
         raise StoreError(
-            "a store must hold states that this version wrote, however: one of another form; "
-            "use the version that wrote it, or another store"
+            "a store must hold states that this version wrote, however: one of another form or a "
+            "damaged one; use the version that wrote it, or another store"
         ) from error

@@ -5,13 +5,16 @@ from __future__ import annotations
 from stillwatch.data.errors import ConfigError
 from stillwatch.serving.stores.base import StateStore
 
+MEMORY_ACCOUNTS = 200_000
+"""Accounts that memory:// holds, 11 KB each."""
 KEPT_EVENTS = 64
 """Latest events of an account that are kept for a replay under another bundle."""
 
 
 def open_store(url: str, kept: int = KEPT_EVENTS) -> StateStore:
-    """The store that a URL names: `memory://`, `sqlite:///folder/state.db` (three slashes and a
-    path, four for an absolute one) or `redis://host:port/database`.
+    """The store that a URL names: `memory://` for MEMORY_ACCOUNTS at most,
+    `sqlite:///folder/state.db` (three slashes and a path, four for an absolute one) or
+    `redis://host:port/database`.
 
     `kept` latest events of each account are held for replays, prompts and all; 0 holds none.
     Raises ConfigError for another URL, StoreError if the store cannot be opened.
@@ -20,7 +23,7 @@ def open_store(url: str, kept: int = KEPT_EVENTS) -> StateStore:
     if separator and scheme == "memory" and not rest:
         from stillwatch.serving.stores.memory import MemoryStore
 
-        return MemoryStore(kept=kept)
+        return MemoryStore(most=MEMORY_ACCOUNTS, kept=kept)
     if separator and scheme == "sqlite" and rest.startswith("/") and rest != "/":
         from stillwatch.serving.stores.sqlite import SqliteStore
 

@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from stillwatch.data.errors import StoreError
 
+REMEMBERED_DAYS = 90.0
+"""How long a store that outlives the process knows an event again, from its arrival on."""
+
 
 class Held(NamedTuple):
     """An account's state and the version at which it was read; versions count its writes."""
@@ -47,6 +50,16 @@ class Write:
     """Peak risk in parts of the threshold, and 1 more while flagged: who has most stays longest."""
     counted: Sequence[Counted]
     """In the order in which they were scored."""
+
+
+def id_bytes(name: str) -> bytes:
+    """An id as it is kept: different ids are different bytes, whatever they hold."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def id_text(stored: bytes) -> str:
+    """The id of which `id_bytes` made these."""
+    return stored.decode("utf-8", "surrogatepass")
 
 
 class ConflictError(StoreError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stillwatch.data.errors import StoreError
@@ -29,7 +30,7 @@ class MemoryStore:
 
     `remembered` is the number of latest events that are known again when they come a second time;
     0 is for callers that drop duplicates themselves. `kept` latest events of each account are held
-    for replays.
+    for replays. Any thread may call any method.
     """
 
     def __init__(self, most: int | None = None, remembered: int = 1_000_000, kept: int = 0) -> None:
@@ -39,29 +40,41 @@ class MemoryStore:
         self._accounts: dict[str, _Account] = {}
         # Dictionaries keep the order of insertion: the first were longest unseen.
         self._unseen: dict[str, None] = {}
-        self._digests: dict[bytes, None] = {}
+        self._digests: set[bytes] = set()
+        self._arrived: deque[bytes] = deque()
+        self._lock = threading.Lock()
         self.forgotten = 0
         """Accounts that had to make room."""
 
     def read(self, accounts: Sequence[str], digests: Sequence[bytes]) -> Snapshot:
-        found = [self._accounts.get(name) for name in accounts]
-        seen = frozenset(digest for digest in digests if digest in self._digests)
+        with self._lock:
+            found = [self._accounts.get(name) for name in accounts]
+            seen = frozenset(digest for digest in digests if digest in self._digests)
         return Snapshot([own.held if own else None for own in found], seen)
 
     def write(self, writes: Sequence[Write]) -> None:
+        with self._lock:
+            self._verify(writes)
+            self._make_room(writes)
+            try:
+                self._take(writes)
+            except BaseException:
+                # Interrupted: what is there already is left alone, the rest follows.
+                self._take(writes)
+                raise
+
+    def _verify(self, writes: Sequence[Write]) -> None:
         for write in writes:
             if self._version(write.account_id) != write.version:
                 raise ConflictError(
                     "an account must stay as it was read until it is written, however: one "
                     "changed; score its events again"
                 )
-        self._make_room(writes)
-        try:
-            self._take(writes)
-        except BaseException:
-            # Interrupted: what is there already is left alone, the rest follows.
-            self._take(writes)
-            raise
+            if any(event.digest in self._digests for event in write.counted):
+                raise ConflictError(
+                    "an event must be counted once, however: one was counted since it was read; "
+                    "score the events again"
+                )
 
     def _version(self, name: str) -> int:
         own = self._accounts.get(name)
@@ -73,8 +86,7 @@ class MemoryStore:
             old = self._accounts.get(name)
             if old is not None and old.held.version > write.version:
                 continue
-            if self._remembered:
-                self._digests.update((event.digest, None) for event in write.counted)
+            self._remember(event.digest for event in write.counted)
             events = [*(old.events if old else ()), *(event.kept for event in write.counted)]
             self._unseen.pop(name, None)
             self._unseen[name] = None
@@ -83,8 +95,14 @@ class MemoryStore:
                 write.suspicion,
                 tuple(events[-self.kept :]) if self.kept else (),
             )
-        for digest in list(islice(self._digests, max(len(self._digests) - self._remembered, 0))):
-            del self._digests[digest]
+
+    def _remember(self, digests: Iterable[bytes]) -> None:
+        for digest in digests if self._remembered else ():
+            if digest not in self._digests:
+                self._digests.add(digest)
+                self._arrived.append(digest)
+        while len(self._arrived) > self._remembered:
+            self._digests.discard(self._arrived.popleft())
 
     def _make_room(self, writes: Sequence[Write]) -> None:
         if self._most is None:
@@ -112,11 +130,13 @@ class MemoryStore:
             self.forgotten += 1
 
     def replay(self, account_id: str) -> list[bytes]:
-        own = self._accounts.get(account_id)
+        with self._lock:
+            own = self._accounts.get(account_id)
         return list(own.events) if own else []
 
     def accounts(self) -> Iterator[str]:
-        return iter(list(self._accounts))
+        with self._lock:
+            return iter(list(self._accounts))
 
     def check(self) -> None:
         """Memory always answers."""
