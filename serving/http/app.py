@@ -10,7 +10,16 @@ from importlib.metadata import version as version_of
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from stillwatch.serving.http import docs, events, health, inference, litellm, openapi, problems
+from stillwatch.serving.http import (
+    bundles,
+    docs,
+    events,
+    health,
+    inference,
+    litellm,
+    openapi,
+    problems,
+)
 from stillwatch.serving.http.batches import Scores
 from stillwatch.serving.http.body import BodyLimits
 from stillwatch.serving.http.dead_letters import DeadLetters
@@ -21,6 +30,7 @@ from stillwatch.serving.http.observe import Observe
 from stillwatch.serving.http.requests import ClientGone
 from stillwatch.serving.http.service import Service
 from stillwatch.serving.http.settings import ServeSettings
+from stillwatch.serving.pages import Site, Workplace, pages_router
 
 CLIENT_GONE = 499
 """The status in logs and metrics of a request whose caller has gone."""
@@ -29,8 +39,11 @@ ROUTERS = (health.router, events.router, inference.router, litellm.router, docs.
 """Every door: each makes its routes from the Service."""
 
 
-def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
-    """The service around a scorer, which it closes when it stops. `app.state.gate` is its Gate."""
+def create_app(
+    settings: ServeSettings, scorer: Scores, workplace: Workplace | None = None
+) -> FastAPI:
+    """The service around a scorer, which it closes when it stops. `app.state.gate` is its Gate.
+    With a workplace, which it closes too, it has the analyst's pages."""
     version = version_of("stillwatch")
     metrics = Metrics(version)
     gate = Gate(
@@ -44,18 +57,26 @@ def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
     )
     service = Service(settings, scorer, gate, metrics, version)
     service.bundle_changed()
+    reloads = bundles.Bundles(service)
+    site = Site(workplace, service) if workplace is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gate.start()
         service.draining = False
+        await reloads.start()
         yield
         service.draining = True
+        await reloads.stop()
+        if site is not None:
+            await site.close()
         # What waits may take its share of the time to stop; the requests have had theirs.
         if await asyncio.to_thread(gate.close, settings.drain_s / 4):
             scorer.close()
         else:
             get_logger().warning("the scorer did not end in time; its store was left open")
+        if workplace is not None:
+            workplace.close()
 
     app = FastAPI(
         title="Stillwatch",
@@ -69,6 +90,7 @@ def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
     )
     app.state.gate = gate
     app.state.service = service
+    app.state.bundles = reloads
     app.state.authenticator = settings.authenticator()
     problems.install(app)
 
@@ -78,6 +100,10 @@ def create_app(settings: ServeSettings, scorer: Scores) -> FastAPI:
     app.add_exception_handler(ClientGone, gone)
     for make in ROUTERS:
         app.include_router(make(service))
+    app.include_router(bundles.router(reloads))
+    if site is not None:
+        app.state.site = site
+        app.include_router(pages_router(site))
     openapi.install(app)
     # The last one added is the outermost.
     app.state.bodies = limits = BodyLimits(

@@ -84,13 +84,7 @@ class Authenticator:
         if self._open:
             return OPERATOR
         given = _given_key(request)
-        found: Caller | None = None
-        if given is not None and len(given) <= _MAX_KEY_CHARS:
-            digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
-            # All are compared, so that the time taken tells nothing of which one it was.
-            for known, caller in self._keys:
-                if hmac.compare_digest(known, digest):
-                    found = caller
+        found = self.of_key(given) if given is not None else None
         if found is None:
             raise Problem(
                 "unauthenticated",
@@ -98,6 +92,17 @@ class Authenticator:
                 f"however: {'another one' if given else 'it has none'}.",
                 headers={"WWW-Authenticate": 'Bearer realm="stillwatch"'},
             )
+        return found
+
+    def of_key(self, key: str) -> Caller | None:
+        """Whose key this is, None if it is nobody's."""
+        found: Caller | None = None
+        if len(key) <= _MAX_KEY_CHARS:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+            # All are compared, so that the time taken tells nothing of which one it was.
+            for known, caller in self._keys:
+                if hmac.compare_digest(known, digest):
+                    found = caller
         return found
 
 

@@ -30,6 +30,10 @@ def _object(
     return found
 
 
+def _nullable(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [_object(properties, closed=True), {"type": "null"}]}
+
+
 def _tensor(datatypes: list[str], data: dict[str, Any]) -> dict[str, Any]:
     return _object(
         {
@@ -161,6 +165,37 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
         "description": "A refusal (RFC 9457). The code is stable.",
     },
     "Health": _object({"status": _TEXT, "bundle": _TEXT}, ("bundle",), closed=True),
+    "Bundle": _object(
+        {
+            "bundle": _TEXT,
+            "loaded_at": {"type": "string", "format": "date-time"},
+            "intents": {"type": "array", "items": _TEXT},
+            "thresholds": _nullable(
+                {
+                    "enter": _PROBABILITY,
+                    "leave": _PROBABILITY,
+                    "max_fpr": _PROBABILITY,
+                    "ordinary_accounts": {"type": "integer"},
+                    "origin": _TEXT,
+                }
+            ),
+            "watched": {"type": "boolean"},
+            "reloading": {"type": "boolean"},
+            "last_refusal": _nullable(
+                {"folder": _TEXT, "reason": _TEXT, "at": {"type": "string", "format": "date-time"}}
+            ),
+        },
+        closed=True,
+    ),
+    "BundleReload": {
+        **_object({"path": {**_TEXT, "description": "From bundle_folder."}}, closed=True),
+        "description": "Without a body the newest bundle of bundle_folder is read again; if there "
+        "is none, the bundle that the settings name.",
+    },
+    "BundleChange": {
+        **_object({"bundle": _TEXT, "previous": _TEXT}, closed=True),
+        "description": "Ids; the same twice if the bundle that was read serves already.",
+    },
     "Live": _object({"live": {"const": True}}, closed=True),
     "Ready": _object({"name": _TEXT, "ready": {"const": True}}, ("name",), closed=True),
     "ServerMetadata": _object(

@@ -33,7 +33,8 @@ SHOWN_CHARS = 60
 _SHOWN = frozenset({
     "host", "port", "threads", "auth", "max_batch", "max_queue", "max_wait_s", "deadline_s",
     "body_limit_bytes", "body_timeout_s", "log_level", "drain_s", "future_tolerance_s",
-    "metrics_open", "role", "policy", "mode", "account", "log_patience_s",
+    "metrics_open", "bundle_poll_s", "role", "policy", "mode", "account", "log_patience_s",
+    "desk_two_person", "desk_secure_cookies", "archive_days",
 })  # fmt: skip
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -71,7 +72,10 @@ class ServeSettings(BaseSettings):
     bundle: Path | None = None
     """None is the released bundle."""
     bundle_folder: Path | None = None
-    """A folder that is watched for new bundles."""
+    """A folder of bundles, each a folder renamed into place: the newest is taken over, at the
+    start and whenever there is another, and a reload may name any of them."""
+    bundle_poll_s: Seconds = 5.0
+    """Time between two looks into it."""
     store: str = "sqlite:///stillwatch.sqlite"
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the encoder."""
@@ -97,6 +101,20 @@ class ServeSettings(BaseSettings):
     drain_s: Seconds = 10.0
     """How long a stop waits for what is in flight."""
     litellm: LiteLLMSettings = LiteLLMSettings()
+    desk_folder: Path | None = None
+    """Where analysts' decisions and their audit log are kept; without it there are no pages for
+    them. The archive is in `archive` there, unless it is named."""
+    archive: str | None = None
+    """The archive of prompts: a folder, or postgresql://…"""
+    archive_days: float | None = Field(default=None, gt=0, le=36_500)
+    """Events are removed from the archive after so long; None keeps them."""
+    desk_two_person: bool = False
+    """Whether a confirmation counts only when a second reviewer has confirmed too."""
+    desk_secure_cookies: bool | None = None
+    """Whether cookies of the pages are sent over TLS alone; None is so unless host is a loopback
+    address. Behind a proxy that speaks TLS on this machine it should be true."""
+    desk_report: Path | None = None
+    """A page with the evaluation of the bundle in use, to be linked to."""
 
     @field_validator("keys")
     @classmethod

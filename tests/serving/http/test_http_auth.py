@@ -28,6 +28,7 @@ from tests.serving.http.http_support import (
 EVERYONE = frozenset({"none", "wrong", *ROLES})
 ANY_KEY = frozenset(ROLES)
 SCORING = frozenset({"scorer", "admin"})
+DESK = frozenset({"analyst", "admin"})
 
 MATRIX = {
     ("GET", "/healthz"): EVERYONE,
@@ -35,6 +36,8 @@ MATRIX = {
     ("GET", "/metrics"): ANY_KEY,
     ("POST", "/v1/events"): SCORING,
     ("GET", "/v1/accounts/{account_id:any}"): ANY_KEY,
+    ("GET", "/v1/bundle"): frozenset({"analyst", "admin"}),
+    ("POST", "/v1/bundle/reload"): frozenset({"admin"}),
     ("GET", "/v2"): EVERYONE,
     ("GET", "/v2/health/live"): EVERYONE,
     ("GET", "/v2/health/ready"): EVERYONE,
@@ -43,6 +46,17 @@ MATRIX = {
     ("POST", "/v2/models/stillwatch/infer"): SCORING,
     ("POST", "/beta/litellm_basic_guardrail_api"): SCORING,
     ("POST", "/v1/litellm/logs"): SCORING,
+    ("GET", "/v1/decisions"): DESK,
+    ("POST", "/v1/decisions"): DESK,
+    ("POST", "/v1/decisions/{decision_id}/undo"): DESK,
+    ("GET", "/v1/templates"): DESK,
+    ("POST", "/v1/templates"): DESK,
+    ("GET", "/v1/templates/{template_id}"): DESK,
+    ("POST", "/v1/templates/propose"): DESK,
+    ("POST", "/v1/templates/revoke"): DESK,
+    ("POST", "/v1/templates/{template_id}/replay"): DESK,
+    ("POST", "/v1/templates/{template_id}/approve"): DESK,
+    ("POST", "/v1/templates/{template_id}/revoke"): DESK,
     ("GET", "/docs"): EVERYONE,
     ("GET", "/openapi.json"): EVERYONE,
 }
