@@ -2,10 +2,11 @@
 
 1. Throughput: the same events, none repeated, through `Scorer.update` in process and through
    `POST /v1/events` in batches of 32 from 4 connections, both with the SQLite store and as many
-   encoder threads as there are cores, in turn, round by round. The clients share the cores.
-2. Latency of single events at half of the capacity that single events have (Poisson arrivals,
-   from many connections), and at twice of it: how fast the excess is refused, and what the good
-   ones wait.
+   encoder threads as there are cores, in turn, round by round. The clients share the cores. The
+   service lets requests wait for THROUGHPUT_WAIT_S, as one would who sends batches.
+2. Single events with one encoder thread: capacity, 32 connections that wait for their answers.
+   Then, with the settings as they come, latency at half of that capacity, arriving at random
+   (Poisson), and at twice of it: how fast the excess is refused, and what the good ones wait.
 
 Left out: loading. Prompts have 45 tokens on average.
 Run: python benchmarks/service.py [--events 1500] [--seconds 30] [--rounds 3] [--json FILE]
@@ -40,6 +41,7 @@ from stillwatch.serving.stores import open_store
 
 BATCH, CONNECTIONS = 32, 4
 WARM_UP = 64
+THROUGHPUT_WAIT_S = 3.0
 
 
 def main() -> None:
@@ -52,13 +54,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     threads = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), threads) as url:
-        throughput = compare(url, Path(folder), options.events, options.rounds, threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with serving(folder, threads, THROUGHPUT_WAIT_S) as url:
+            throughput = compare(url, folder, options.events, options.rounds, threads)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(Path(name), 1, THROUGHPUT_WAIT_S) as url,
+    ):
         events = fresh_events(100_000)
         asyncio.run(post_all(url, take(events, WARM_UP), 1, 1))
         started = time.perf_counter()
-        count = asyncio.run(post_all(url, take(events, options.events // 2), 1, 2 * CONNECTIONS))
+        count = asyncio.run(post_all(url, take(events, options.events), 1, 8 * CONNECTIONS))
         capacity = count / (time.perf_counter() - started)
+    with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as url:
+        asyncio.run(post_all(url, take(events, WARM_UP), 1, 1))
         below = asyncio.run(offer(url, events, capacity / 2, options.seconds))
         above = asyncio.run(offer(url, events, capacity * 2, options.seconds))
     figures = {
@@ -76,7 +86,7 @@ def main() -> None:
 
 
 @contextmanager
-def serving(folder: Path, threads: int) -> Iterator[str]:
+def serving(folder: Path, threads: int, max_wait_s: float | None = None) -> Iterator[str]:
     """The URL of a service in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,6 +97,8 @@ def serving(folder: Path, threads: int) -> Iterator[str]:
         "STILLWATCH_SERVE_LOG_LEVEL": "warning",
         "STILLWATCH_SERVE_DEAD_LETTERS": str(folder / "dead.jsonl"),
     }  # fmt: skip
+    if max_wait_s is not None:
+        environment["STILLWATCH_SERVE_MAX_WAIT_S"] = str(max_wait_s)
     command = [program, "serve", "--no-auth", "--port", str(port)]
     command += ["--store", f"sqlite:///{folder / 'served.sqlite'}"]
     process = subprocess.Popen(command, env=environment)

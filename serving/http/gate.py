@@ -23,6 +23,8 @@ from stillwatch.serving.verdict import Verdict
 
 T = TypeVar("T")
 
+LEAST_BATCH = 16
+"""Events of a batch if so many wait."""
 MAX_CALLS = 256
 """Most other calls that wait for the thread."""
 
@@ -73,7 +75,7 @@ class Gate:
         *,
         max_batch: int = 64,
         max_queue: int = 2048,
-        max_wait_s: float = 0.25,
+        max_wait_s: float = 0.2,
         deadline_s: float = 10.0,
     ) -> None:
         self.scorer = scorer
@@ -236,8 +238,11 @@ class Gate:
             return True
 
     def _room(self) -> int:
-        """Events of a batch: one takes no more than a quarter of the longest wait."""
-        return max(1, min(self._max_batch, int(self._max_wait_s / 4 / self._batches.mean_s)))
+        """Events of a batch: one takes no more than a quarter of the longest wait. But never few:
+        a batch has costs of its own, such as the store's, and where those make up most of the
+        mean it would stay small for ever."""
+        fitting = int(self._max_wait_s / 4 / self._batches.mean_s)
+        return min(self._max_batch, max(LEAST_BATCH, fitting))
 
     def _quantum(self) -> int:
         """Events of one request taken before the next one's turn."""

@@ -86,7 +86,7 @@ class ServeSettings(BaseSettings):
     """Most events scored together."""
     max_queue: int = Field(default=2048, ge=1, le=1_000_000)
     """Most events that wait; a request with more is refused for good."""
-    max_wait_s: Seconds = 0.25
+    max_wait_s: Seconds = 0.2
     """A request that would wait longer than this is refused at once."""
     deadline_s: Seconds = 10.0
     """A request that was not begun by then is not scored; a caller may ask for less."""
