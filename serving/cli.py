@@ -21,7 +21,16 @@ from typer.core import TyperGroup
 
 from stillwatch.data.errors import MissingError, StillwatchError
 from stillwatch.data.events import Event
-from stillwatch.serving.commands import calibrate, demo, score, serve, templates
+from stillwatch.serving.commands import (
+    audit,
+    calibrate,
+    demo,
+    labels,
+    score,
+    search,
+    serve,
+    templates,
+)
 from stillwatch.serving.verdict import Verdict, visible
 
 DEBUG_VARIABLE = "STILLWATCH_DEBUG"
@@ -81,8 +90,10 @@ app.command("score", epilog=score.EXAMPLE)(score.score)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(serve.keys_app, name="keys")
-app.command("search", epilog=templates.SEARCH_EXAMPLE)(templates.search)
+app.command("search", epilog=search.EXAMPLE)(search.search)
 app.add_typer(templates.app, name="templates")
+app.add_typer(labels.app, name="labels")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> NoReturn:

@@ -26,7 +26,7 @@ INTENT_LEAST = 0.1
 
 NEXT = (
     ("stillwatch score LOG --output verdicts.jsonl", "score a log of your own"),
-    ('stillwatch search "think aloud, step by step"', "find templates like a prompt"),
+    ('stillwatch search --templates "think aloud, step by step"', "find templates like a prompt"),
     ("stillwatch templates list --language de", "read the known attack prompts"),
     ("stillwatch calibrate LOG --max-fpr 0.003 --output DIR", "set thresholds from your traffic"),
     ("stillwatch train --help", "train a detector on campaigns of your own"),

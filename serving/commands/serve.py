@@ -59,6 +59,7 @@ def serve(
     settings = _settings(config, overrides)
     from stillwatch.serving.http import logs
     from stillwatch.serving.http.server import listen, run
+    from stillwatch.serving.pages.workplace import open_workplace
     from stillwatch.serving.scorer import Scorer
     from stillwatch.serving.stores import open_store
 
@@ -71,7 +72,12 @@ def serve(
         except BaseException:
             opened.close()
             raise
-        run(settings, scorer, listener)
+        try:
+            workplace = open_workplace(settings, scorer)
+        except BaseException:
+            scorer.close()
+            raise
+        run(settings, scorer, listener, workplace)
 
 
 def _settings(config: Path | None, overrides: Mapping[str, object]) -> ServeSettings:

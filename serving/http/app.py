@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from stillwatch.serving.http import (
     bundles,
+    desk_api,
     docs,
     events,
     health,
@@ -58,16 +59,25 @@ def create_app(
     service = Service(settings, scorer, gate, metrics, version)
     service.bundle_changed()
     reloads = bundles.Bundles(service)
-    site = Site(workplace, service) if workplace is not None else None
+    desk = workplace.desk if workplace is not None else None
+    keeper = desk_api.TemplateKeeper(service, desk) if desk is not None else None
+    site = None
+    if workplace is not None and keeper is not None:
+        service.after_bundle = keeper.bundle_changed
+        site = Site(workplace, service, keeper)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gate.start()
         service.draining = False
         await reloads.start()
+        if keeper is not None:
+            await keeper.start()
         yield
         service.draining = True
         await reloads.stop()
+        if keeper is not None:
+            await keeper.stop()
         if site is not None:
             await site.close()
         # What waits may take its share of the time to stop; the requests have had theirs.
@@ -101,6 +111,7 @@ def create_app(
     for make in ROUTERS:
         app.include_router(make(service))
     app.include_router(bundles.router(reloads))
+    app.include_router(desk_api.router(service, desk, keeper))
     if site is not None:
         app.state.site = site
         app.include_router(pages_router(site))

@@ -43,12 +43,14 @@ class TemplateKeeper:
 
     def __init__(self, service: Service, desk: Desk) -> None:
         self._service = service
+        self._desk = desk
         self._live = LiveTemplates(desk.templates)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Install what is live, before requests are taken, and look again every now and then."""
-        await self.refresh()
+        """Install what is live, before requests are taken, and look again every now and then. A
+        desk that cannot be used keeps nobody from being scored."""
+        await self.try_refresh()
         self._task = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
@@ -67,7 +69,12 @@ class TemplateKeeper:
             await self._service.gate.call(lambda: self._live.install(scorer.detector, prepared))
 
     async def try_refresh(self) -> None:
-        """As `refresh`; what fails is logged and done at the next look."""
+        """Note what has expired, then `refresh`; what fails is logged and done at the next
+        look."""
+        try:
+            await asyncio.to_thread(self._desk.templates.expire)
+        except Exception as error:
+            get_logger().error("expired templates were not noted", **fault_fields(error))
         try:
             await self.refresh()
         except Exception as error:

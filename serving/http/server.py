@@ -19,6 +19,7 @@ from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.batches import Scores
 from stillwatch.serving.http.logs import get_logger
 from stillwatch.serving.http.settings import ServeSettings
+from stillwatch.serving.pages import Workplace
 
 HEADER_LIMIT_BYTES = 32_768
 """Longest request line and headers together."""
@@ -117,9 +118,14 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def run(settings: ServeSettings, scorer: Scores, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; closes the scorer and the listener."""
-    app = create_app(settings, scorer)
+def run(
+    settings: ServeSettings,
+    scorer: Scores,
+    listener: socket.socket,
+    workplace: Workplace | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; closes the scorer, the workplace and the listener."""
+    app = create_app(settings, scorer, workplace)
     config = uvicorn.Config(
         app,
         http=Protocol,

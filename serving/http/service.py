@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ class Service:
     metrics: Metrics
     version: str
     draining: bool = False
+    after_bundle: Callable[[], None] | None = None
+    """Called when the scorer has taken over a bundle, in the gate's thread."""
     _check: asyncio.Task[None] | None = field(default=None, repr=False)
 
     async def check_ready(self) -> None:
@@ -60,6 +63,8 @@ class Service:
         detector: Any = getattr(self.scorer, "detector", None)
         if detector is not None and not isinstance(detector.encoder, TimedEncoder):
             detector.encoder = TimedEncoder(detector.encoder, self.metrics.encode_seconds)
+        if self.after_bundle is not None:
+            self.after_bundle()
 
     async def _ask_store(self) -> None:
         await self.gate.call(self.scorer.store.check)
