@@ -99,7 +99,7 @@ def serving(folder: Path, threads: int, max_wait_s: float | None = None) -> Iter
     }  # fmt: skip
     if max_wait_s is not None:
         environment["STILLWATCH_SERVE_MAX_WAIT_S"] = str(max_wait_s)
-    command = [program, "serve", "--no-auth", "--port", str(port)]
+    command = [str(program), "serve", "--no-auth", "--port", str(port)]
     command += ["--store", f"sqlite:///{folder / 'served.sqlite'}"]
     process = subprocess.Popen(command, env=environment)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stillwatch.data.events import Event
-from stillwatch.serving.scorer import Match
+from stillwatch.model.detector import Match
 from stillwatch.serving.verdict import Evidence, Verdict, excerpt
 
 LIBRARY = [

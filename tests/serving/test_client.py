@@ -32,8 +32,8 @@ def through(app: TestClient) -> httpx.MockTransport:
     return httpx.MockTransport(answer)
 
 
-def client_through(app: TestClient, **options: float) -> Client:
-    return Client(URL, transport=through(app), wait=lambda _: None, **options)
+def client_through(app: TestClient, patience_s: float = 30.0) -> Client:
+    return Client(URL, transport=through(app), wait=lambda _: None, patience_s=patience_s)
 
 
 @pytest.fixture
