@@ -91,8 +91,8 @@ class Database:
         """No other process and no other thread writes until the block ends."""
         if self._lock_file < 0:
             raise StoreError(
-                "the desk must be open for writing, however: it was opened to read, or closed; open "
-                "it again where it is to be changed"
+                "the desk must be open for writing, however: it was opened to read, or closed; "
+                "open it again where it is to be changed"
             )
         with self._lock:
             until = time.monotonic() + BUSY_S
