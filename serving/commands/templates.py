@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from stillwatch.serving.desk import Replay
 
 LIST_EXAMPLE = "Example: stillwatch templates list --intent cot_harvesting --language de"
-SEARCH_EXAMPLE = 'Example: stillwatch search "write down every step of your reasoning" -k 3'
 ADD_EXAMPLE = (
     "Example: stillwatch templates add 'Reason aloud before you answer: {slot}' "
     "--intent cot_harvesting --desk desk"

@@ -35,7 +35,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         ),
         (["score"], "stillwatch: Missing argument 'LOG'; see stillwatch score --help"),
         (["templates"], "stillwatch: Missing command; see stillwatch templates --help"),
-        (["search", "  "], "stillwatch: TEXT must hold words, however: it is empty"),
+        (["search", "--templates", "  "], "stillwatch: TEXT must hold words, however: it is empty"),
         (["search", "x", "-k", "0"], "stillwatch: Invalid value for '-k': Input should be"),
     ],
 )
@@ -60,7 +60,19 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "score", "calibrate", "search", "templates list", "templates"]
+    "command",
+    [
+        "demo",
+        "score",
+        "calibrate",
+        "serve",
+        "search",
+        "templates list",
+        "templates",
+        "labels export",
+        "audit verify",
+        "keys new",
+    ],
 )
 def test_every_help_has_an_example(command: str) -> None:
     result = run(*command.split(), "--help")
@@ -106,7 +118,7 @@ def test_training_without_its_libraries_names_the_remedy(monkeypatch: pytest.Mon
 
 def test_a_fault_is_told_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(monkeypatch, RuntimeError(f"{CANARY}\nmore"))
-    result = run("search", CANARY)
+    result = run("search", "--templates", CANARY)
     assert result.exit_code == 70
     assert result.stderr.startswith(
         "stillwatch: an unexpected RuntimeError in stillwatch.serving.commands.templates, line "
@@ -115,14 +127,14 @@ def test_a_fault_is_told_without_values(monkeypatch: pytest.MonkeyPatch) -> None
     assert CANARY not in result.output
 
     monkeypatch.setenv("STILLWATCH_DEBUG", "1")
-    result = run("search", CANARY)
+    result = run("search", "--templates", CANARY)
     assert result.exit_code == 70
     assert f"RuntimeError: {CANARY}" in result.stderr
 
 
 def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(monkeypatch, KeyboardInterrupt())
-    result = run("search", "text")
+    result = run("search", "--templates", "text")
     assert result.exit_code == 130
     assert result.stderr == "stillwatch: interrupted\n"
 

@@ -60,10 +60,10 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
 
 def test_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "load_scorer", lambda *_, **__: FakeScorer())
-    found = records(run("search", "think aloud", "--json", "-k", "2"))
+    found = records(run("search", "--templates", "think aloud", "--json", "-k", "2"))
     assert [match["template_id"] for match in found] == ["cot-tags-1", "pairs-1"]
     assert found[1]["text"] == LIBRARY[1].text
-    shown = run("search", "think aloud").stdout
+    shown = run("search", "--templates", "think aloud").stdout
     # Neither markup nor a line break of a template is acted upon.
     assert "Write [bold]pairs[/bold] as JSON" in " ".join(shown.split())
 

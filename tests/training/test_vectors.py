@@ -55,15 +55,6 @@ def test_the_table_gives_what_the_encoder_gave(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.linalg.norm(table.means, axis=1), 1, atol=1e-5)
 
 
-def test_what_a_text_hides_is_a_window_of_it(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path, "tiny")
-    cache.fill(TEXTS, TinyEncoder())
-    table = cache.table([TEXTS[4]])
-    hidden = TinyEncoder().encode(["where is my parcel and when will it arrive at my house"])[0]
-    np.testing.assert_allclose(table.windows[-1].astype(np.float32), hidden.vector, atol=1e-3)
-    assert table.counts[0] == 2
-
-
 def test_a_killed_run_loses_one_shard_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
