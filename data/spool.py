@@ -7,7 +7,7 @@ import os
 import struct
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -42,8 +42,8 @@ class EventSpool:
         self._events = events
         self._folder = folder
         self._file: IO[bytes] | None = None
-        self._offsets: np.ndarray[Any, np.dtype[np.int64]] | None = None
-        """(N,) in order of time; None where the file is in that order and has no duplicates."""
+        self._offsets: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(0, dtype=np.int64)
+        """(N,) where each event lies in the file, in order of time."""
         self._length = 0
         self.duplicates = 0
         """How many events were dropped."""
@@ -81,10 +81,8 @@ class EventSpool:
         """The events, `size` at a time, the last time fewer. May be called again."""
         if size < 1:
             raise ValueError(f"size must be at least 1, however: {size}")
-        if self._file is None:
-            raise ValueError("An EventSpool must be read inside its with block, however: outside")
         chunk: list[Event] = []
-        for record in self._records(self._file.fileno()):
+        for record in self._records(self._descriptor()):
             chunk.append(_decode(record))
             if len(chunk) == size:
                 yield chunk
@@ -136,22 +134,23 @@ class EventSpool:
         if self.duplicates:
             moments = np.delete(moments, repeated)
             starts = np.delete(starts, repeated)
-        elif bool(np.all(moments[1:] >= moments[:-1])):
-            return
         # A stable sort keeps the order of arrival among equal times.
         self._offsets = starts[np.argsort(moments, kind="stable")]
 
+    def at(self, places: Sequence[int]) -> list[Event]:
+        """The events at some places in the order of time."""
+        descriptor = self._descriptor()
+        return [_decode(_read_at(descriptor, int(self._offsets[place]))) for place in places]
+
+    def _descriptor(self) -> int:
+        if self._file is None:
+            raise ValueError("An EventSpool must be read inside its with block, however: outside")
+        return self._file.fileno()
+
     def _records(self, descriptor: int) -> Iterator[bytes]:
         # Positions are given with each read: two iterations at once do not disturb each other.
-        if self._offsets is None:
-            offset = 0
-            for _ in range(self._length):
-                record = _read_at(descriptor, offset)
-                offset += _LENGTH.size + len(record)
-                yield record
-        else:
-            for offset in self._offsets:
-                yield _read_at(descriptor, int(offset))
+        for offset in self._offsets:
+            yield _read_at(descriptor, int(offset))
 
     def _full(self, error: OSError) -> OutputError:
         return OutputError(

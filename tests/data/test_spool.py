@@ -71,8 +71,16 @@ def test_equal_times_stay_in_order_of_arrival() -> None:
 def test_ordered_events_are_read_in_sequence() -> None:
     events = [event(i, i / 10) for i in range(100)]
     with EventSpool(events) as spool:
-        assert spool._offsets is None
         assert read(spool) == events
+
+
+def test_events_are_read_by_their_place_in_time() -> None:
+    events = [event(i, -i / 10) for i in range(100)]
+    with EventSpool([*events, events[3]]) as spool:
+        assert spool.at([0, 99, 42]) == [events[99], events[0], events[57]]
+        assert spool.at([]) == []
+    with pytest.raises(ValueError, match="inside its with block"):
+        spool.at([0])
 
 
 def test_long_records_are_read_whole() -> None:

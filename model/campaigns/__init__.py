@@ -1,0 +1,1 @@
+"""Campaign linking: accounts that act as one, found, read as one stream and judged."""

@@ -1,0 +1,159 @@
+"""What linking keeps of the events it has seen: hashes, times and who sent them. No prompts.
+
+Added event by event, so that the next run reads only what is new; what is linked from it depends on
+the events and not on the order in which they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from stillwatch.data.events import Event
+from stillwatch.model.campaigns.shingles import read_shingles
+
+KEY_KINDS = ("network", "payment", "client")
+"""Fields of an event whose equal values link accounts. All are the log's own keyed hashes or the
+caller's own word."""
+_ROWS = 65_536
+
+
+class Key(NamedTuple):
+    """A value of one of KEY_KINDS."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True)
+class EventTable:
+    """E events as columns: account int64, time float64 (seconds), identity uint64 (a hash of
+    account and event id), text uint64 (a hash of the normalised prompt), model int64 (its number,
+    -1 if none is known); and P pairs of an event with a shingle."""
+
+    account: np.ndarray
+    time: np.ndarray
+    identity: np.ndarray
+    text: np.ndarray
+    model: np.ndarray
+    pair_event: np.ndarray
+    pair_shingle: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.account)
+
+
+class CampaignIndex:
+    """Events by number, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.accounts: list[str] = []
+        """Their ids, by number."""
+        self.models: list[str] = []
+        self.keys: dict[Key, set[int]] = {}
+        """Accounts that sent each value, by number."""
+        self._account_number: dict[str, int] = {}
+        self._model_number: dict[str, int] = {}
+        self._seen: dict[int, int] = {}
+        self._columns: list[list[float | int]] = [[] for _ in range(5)]
+        self._shingles: list[np.ndarray] = []
+        self._parts: list[EventTable] = []
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, events: Iterable[Event]) -> int:
+        """Take in events; how many were new. An event that is here already changes nothing."""
+        before = len(self)
+        for event in events:
+            self._add(event)
+        return len(self) - before
+
+    def number_of(self, account_id: str, event_id: str) -> int | None:
+        """The number of an event, None if it was never added."""
+        return self._seen.get(_identity(account_id, event_id))
+
+    def times(self, account_id: str) -> tuple[float, float]:
+        """First and last time of an account, seconds; KeyError if it was never seen."""
+        table = self.table()
+        own = table.time[table.account == self._account_number[account_id]]
+        return float(own.min()), float(own.max())
+
+    def table(self) -> EventTable:
+        """All events."""
+        self._close_part()
+        names = [field.name for field in fields(EventTable)]
+        joined = EventTable(
+            **{
+                name: np.concatenate([np.zeros(0, dtype), *(getattr(p, name) for p in self._parts)])
+                for name, dtype in zip(names, _DTYPES, strict=True)
+            }
+        )
+        self._parts = [joined]
+        return joined
+
+    def _add(self, event: Event) -> None:
+        identity = _identity(event.account_id, event.event_id)
+        if identity in self._seen:
+            return
+        account = _number(event.account_id, self._account_number, self.accounts)
+        model = _number(event.model, self._model_number, self.models) if event.model else -1
+        for kind in KEY_KINDS:
+            value = getattr(event, kind)
+            if value:
+                self.keys.setdefault(Key(kind, value), set()).add(account)
+        read = read_shingles(event)
+        for column, cell in zip(
+            self._columns, (account, event.timestamp, identity, read.text, model), strict=True
+        ):
+            column.append(cell)
+        self._shingles.append(read.shingles)
+        self._seen[identity] = len(self._seen)
+        if len(self._shingles) >= _ROWS:
+            self._close_part()
+
+    def _close_part(self) -> None:
+        """Rows to arrays, which take a tenth of the memory."""
+        if not self._shingles:
+            return
+        first = len(self._seen) - len(self._shingles)
+        sizes = [len(own) for own in self._shingles]
+        account, time, identity, text, model = (
+            np.array(column, dtype=dtype)
+            for column, dtype in zip(self._columns, _DTYPES[:5], strict=True)
+        )
+        self._parts.append(
+            EventTable(
+                account,
+                time,
+                identity,
+                text,
+                model,
+                np.repeat(np.arange(first, len(self._seen), dtype=np.int64), sizes),
+                np.concatenate(self._shingles),
+            )
+        )
+        self._shingles.clear()
+        for column in self._columns:
+            column.clear()
+
+
+_DTYPES = (np.int64, np.float64, np.uint64, np.uint64, np.int64, np.int64, np.uint64)
+
+
+def _number(name: str, numbers: dict[str, int], names: list[str]) -> int:
+    found = numbers.get(name)
+    if found is None:
+        found = numbers[name] = len(names)
+        names.append(name)
+    return found
+
+
+def _identity(account_id: str, event_id: str) -> int:
+    account = hashlib.blake2b(account_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    event = event_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(event, digest_size=8, key=account).digest(), "big")

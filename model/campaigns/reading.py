@@ -1,0 +1,205 @@
+"""What a community looks like: its events read as one stream by the sequence classifier, and how
+its accounts share the work.
+
+Content alone does not tell a harvest in words that nobody has seen from a product under its
+customers' accounts. How the work is shared does: an operator deals one list out over accounts, so
+that each account's payloads are as unlike one another as those of different accounts, and each
+account sends about as many; customers each come with matters of their own, in numbers of their own,
+at times of their own.
+
+Axis letters: N sampled events, D dimensions of a vector, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stillwatch.data.events import Event
+from stillwatch.model.campaigns.communities import Community
+from stillwatch.model.campaigns.index import CampaignIndex, EventTable
+from stillwatch.model.detector import SLOT, Detector, Scored, text_key
+
+SAMPLE_EVENTS = 64
+"""Events of a community that are read: risk hardly moves after."""
+EACH = 2
+"""Of an account, while there are accounts enough."""
+_SMALLEST = 1e-6
+
+Fetch = Callable[[Sequence[int]], list[Event]]
+"""The events with these numbers, in their order."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`features` float64 (F,); `intents` float64 (I,), calibrated, over the sampled events;
+    `events` int64, all that are evidence, in order of time; `sampled` numbers of those read."""
+
+    features: np.ndarray
+    intents: np.ndarray
+    events: np.ndarray
+    sampled: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A community's events, int64, and what each of its accounts has of them: accounts int64 (A,)
+    that have any, sorted, and counts int64 (A,)."""
+
+    events: np.ndarray
+    accounts: np.ndarray
+    counts: np.ndarray
+
+
+class CommunityReader:
+    """Reads communities with a detector. What is sampled anew is read anew; the rest is kept."""
+
+    def __init__(self, detector: Detector, fetch: Fetch) -> None:
+        self.detector = detector
+        self.fetch = fetch
+        self._kept: dict[bytes, tuple[float, float, np.ndarray, float, float]] = {}
+        self._used: set[bytes] = set()
+
+    def read(
+        self, communities: Sequence[Community], table: EventTable, index: CampaignIndex,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> list[Reading]:  # fmt: skip
+        """One reading a community; `progress` gets how many are done."""
+        sent = np.bincount(table.account, minlength=len(index.accounts))
+        order = np.argsort(table.account, kind="stable")
+        bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
+        spread = _middle_half(table.time)
+        self._used = set()
+        found = []
+        for done, community in enumerate(communities, start=1):
+            work = _work(community, table, order, bounds)
+            sampled = sample(work, table)
+            risk, contribution, intents, kinship, likeness = self._content(sampled, table)
+            first = np.full(len(index.accounts), np.inf)
+            np.minimum.at(first, table.account[work.events], table.time[work.events])
+            begun = first[work.accounts]
+            tied = [own.accounts for own in community.evidence if own.kind == "keys"]
+            shared = np.unique(np.concatenate(tied)) if tied else np.zeros(0, dtype=np.int64)
+            features = np.array([
+                risk,
+                contribution,
+                float(np.median(work.counts / sent[work.accounts])),
+                float(np.log(work.counts.var() / work.counts.mean() + 0.05)),
+                kinship,
+                likeness,
+                float(np.log((_middle_half(begun) + 60.0) / (spread + 60.0))),
+                float(np.log(len(work.accounts))),
+                float(np.isin(work.accounts, shared).mean()),
+                len(np.unique(table.text[work.events])) / len(work.events),
+                float(all(own.kind == "keys" for own in community.evidence)),
+            ])  # fmt: skip
+            order_in_time = np.lexsort((table.identity[work.events], table.time[work.events]))
+            found.append(Reading(features, intents, work.events[order_in_time], sampled))
+            progress(done)
+        self._kept = {key: kept for key, kept in self._kept.items() if key in self._used}
+        return found
+
+    def _content(
+        self, sampled: tuple[int, ...], table: EventTable
+    ) -> tuple[float, float, np.ndarray, float, float]:
+        identities = table.identity[list(sampled)].tobytes()
+        key = hashlib.blake2b(
+            identities + self.detector.bundle_id.encode(), digest_size=16
+        ).digest()
+        self._used.add(key)
+        known = self._kept.get(key)
+        if known is None:
+            known = self._kept[key] = self._read_content(self.fetch(sampled))
+        return known
+
+    def _read_content(self, events: list[Event]) -> tuple[float, float, np.ndarray, float, float]:
+        record = np.zeros(1, dtype=self.detector.record_dtype)
+        scored = self.detector.score(events, [0] * len(events), record)
+        last = max(len(events) // 4, 1)
+        strongest = scored.contribution.max(axis=1)
+        kinship, likeness = self._kinship(events, scored)
+        return (
+            float(_logit(scored.risk[-last:]).mean()),
+            float(_logit(strongest).mean()),
+            scored.intents[-last:].mean(axis=0),
+            kinship,
+            likeness,
+        )
+
+    def _kinship(self, events: Sequence[Event], scored: Scored) -> tuple[float, float]:
+        """How much more alike payloads of one account are than those of two, and how alike the
+        latter are; 0 and their mean where no account has two."""
+        framed = [bool(texts.frame) for texts in scored.texts]
+        # The first events of a stream have nothing yet to tell the frame by.
+        wanted = [n for n, one in enumerate(framed) if one or not any(framed)]
+        slots = {n: scored.texts[n].slot for n in wanted}
+        keys = {n: text_key(SLOT, text) for n, text in slots.items()}
+        missing = {keys[n]: slots[n] for n in wanted if keys[n] not in scored.vectors}
+        encoded = self.detector.encoder.encode(list(missing.values()))
+        vectors = {**scored.vectors, **dict(zip(missing, (e.vector for e in encoded), strict=True))}
+        # Texts of two accounts that are the same say nothing of either.
+        matrix = np.array([vectors[keys[n]] for n in wanted])
+        owner = np.array([hash_of(events[n].account_id) for n in wanted], dtype=np.uint64)
+        alike = matrix @ matrix.T
+        pairs = np.triu(np.ones_like(alike, dtype=bool), 1)
+        text = np.array([hash_of(slots[n]) for n in wanted], dtype=np.uint64)
+        pairs &= text[:, None] != text[None, :]
+        same = pairs & (owner[:, None] == owner[None, :])
+        other = pairs & ~same
+        likeness = float(alike[other].mean()) if other.any() else 0.0
+        return (float(alike[same].mean()) - likeness if same.any() else 0.0), likeness
+
+
+def sample(work: Work, table: EventTable) -> tuple[int, ...]:
+    """Numbers of at most SAMPLE_EVENTS of a community's events, in order of time: EACH of an
+    account, different texts first, drawn by hash so that a further event changes little."""
+    account, identity = table.account[work.events], table.identity[work.events]
+    # Accounts by hash, too: the first ones to come are not those that a campaign is made of.
+    shuffled = (account.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    first_text = np.zeros(len(account), dtype=bool)
+    by_identity = np.argsort(identity, kind="stable")
+    _, first = np.unique(table.text[work.events][by_identity], return_index=True)
+    first_text[by_identity[first]] = True
+    order = np.lexsort((identity, ~first_text, shuffled))
+    starts = np.flatnonzero(np.diff(account[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    # All accounts' first EACH before anyone's next.
+    turn = rank // EACH
+    chosen = order[np.argsort(turn, kind="stable")][:SAMPLE_EVENTS]
+    numbers = work.events[chosen]
+    numbers = numbers[np.lexsort((table.identity[numbers], table.time[numbers]))]
+    return tuple(int(number) for number in numbers)
+
+
+def _work(community: Community, table: EventTable, order: np.ndarray, bounds: np.ndarray) -> Work:
+    """Events that hold a skeleton of the community; all events of those accounts that only keys
+    tie to it."""
+    parts = [own.events for own in community.evidence if own.kind == "skeleton"]
+    held = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+    having = np.unique(table.account[held])
+    others = [
+        order[bounds[account] : bounds[account + 1]]
+        for account in np.setdiff1d(community.accounts, having)
+    ]
+    events = np.sort(np.concatenate([held, *others]))
+    accounts, counts = np.unique(table.account[events], return_counts=True)
+    return Work(events, accounts, counts)
+
+
+def hash_of(text: str) -> int:
+    """64 bits."""
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def _middle_half(times: np.ndarray) -> float:
+    low, high = np.quantile(times, [0.25, 0.75])
+    return float(high - low)
+
+
+def _logit(chance: np.ndarray) -> np.ndarray:
+    bounded = np.clip(chance, _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(bounded / (1 - bounded)))
