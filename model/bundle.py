@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillwatch.data.errors import BundleError, OutputError
+from stillwatch.model.campaigns.risk import CampaignCalibration
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import class_names
 from stillwatch.model.onnx_files import check_self_contained
@@ -97,8 +98,9 @@ class EncoderEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """manifest.json. `files` gives the SHA-256 of each other file, `checksum` that of the manifest
-    without it (None in bundles that were written before it was added)."""
+    """manifest.json. `campaigns` is None in a bundle that was not calibrated for them. `files`
+    gives the SHA-256 of each other file, `checksum` that of the manifest without it (None in
+    bundles that were written before it was added)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     format: int
@@ -109,6 +111,7 @@ class Manifest(BaseModel):
     encoder: EncoderEntry
     calibration: Calibration
     thresholds: Thresholds
+    campaigns: CampaignCalibration | None = None
     benign_sources: list[str]
     head_origins: list[float]
     golden_risks: list[float]
@@ -151,7 +154,9 @@ def _sha256(content: bytes) -> str:
 def _checksum(manifest: Manifest) -> str:
     """Of all that a manifest says, however it is laid out."""
     try:
-        fields = manifest.model_dump(exclude={"checksum"})
+        # Left out where there is none, so that bundles from before it was added keep theirs.
+        absent = {"campaigns"} if manifest.campaigns is None else set()
+        fields = manifest.model_dump(exclude={"checksum"} | absent)
         return _sha256(json.dumps(fields, sort_keys=True).encode())
     # What is nested too deep raises either.
     except (ValueError, RecursionError):

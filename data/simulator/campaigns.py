@@ -29,6 +29,7 @@ from stillwatch.data.simulator.timing import PACES, START_S
 DAY_S = 86400.0
 CLIENTS = ("python-sdk", "node-sdk", "curl", "gateway", "web")
 """What ordinary callers name themselves; a campaign's accounts do too."""
+NEW_MODEL = "atlas-next"
 Infrastructure = Literal["none", "some", "all"]
 Core: TypeAlias = Wrapper | Source
 """What a campaign sends: a wrapper around payloads, or the prompts of a source as they stand."""
@@ -38,9 +39,10 @@ Core: TypeAlias = Wrapper | Source
 class CampaignPlan:
     """A campaign of `accounts` with `prompts` each, of which `cover` is ordinary traffic.
 
-    `days` is over how long its accounts work; `infrastructure` what of them share network and
-    payment: none, four of ten, or all; `shuffled` whether the list that is worked through is dealt
-    out at random or in its order."""
+    `days` is over how long its accounts work, from `start_day` of the log if one is given;
+    `infrastructure` what of them share network and payment: none, four of ten, or all; `shuffled`
+    whether the list that is worked through is dealt out at random or in its order; from
+    `release_day` of the log on, if one is given, half of its requests go to a new model."""
 
     accounts: int
     prompts: int
@@ -48,6 +50,8 @@ class CampaignPlan:
     infrastructure: Infrastructure = "none"
     days: float = 2.0
     shuffled: bool = True
+    start_day: float | None = None
+    release_day: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def compose_campaign(
     harvest = [request for part in parts for request in part]
     if plan.shuffled:
         harvest = [harvest[int(p)] for p in rng.permutation(total)]
-    start = START_S + rng.uniform(0, 55 - min(plan.days, 50)) * DAY_S
+    drawn = rng.uniform(0, 55 - min(plan.days, 50))
+    start = START_S + (drawn if plan.start_day is None else plan.start_day) * DAY_S
     shared = {"none": 0.0, "some": 0.4, "all": 1.0}[plan.infrastructure]
     streams = []
     cursor = 0
@@ -95,8 +100,20 @@ def compose_campaign(
         stream = dated(
             rng, account, name, interleave(rng, [own, others]), (intent,), start, plan.days
         )
+        if plan.release_day is not None:
+            stream = _pivoted(rng, stream, START_S + plan.release_day * DAY_S)
         streams.append(with_metadata(rng, stream, name if rng.random() < shared else account))
     return Group(name, "campaign", intent, tuple(streams))
+
+
+def _pivoted(rng: np.random.Generator, stream: Stream, release_s: float) -> Stream:
+    events = tuple(
+        replace(event, model=NEW_MODEL)
+        if event.timestamp >= release_s and rng.random() < 0.5
+        else event
+        for event in stream.events
+    )
+    return replace(stream, events=events)
 
 
 def _intent(core: Core) -> str:

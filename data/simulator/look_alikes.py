@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from stillwatch.data.corpora import Source
-from stillwatch.data.simulator.campaigns import DAY_S, Group, dated, with_metadata
+from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, Group, dated, with_metadata
 from stillwatch.data.simulator.content import Product
 from stillwatch.data.simulator.materials import Materials
 from stillwatch.data.simulator.ordinary import compose_ordinary
@@ -76,7 +76,8 @@ def _viral(
 ) -> list[Stream]:
     """One prompt that goes round: people send it once, some with a word of their own."""
     source = pick_source(rng, materials.by_role("chat"))
-    asked = next(p for p in draw(rng, source, 50) if len(p.text.split()) > 8 or len(p.text) > 60)
+    # Short ones are sent by many who know nothing of each other.
+    asked = max(draw(rng, source, min(8, len(source.prompts))), key=lambda one: len(one.text))
     endings = ("", "", "", " please", " thanks!", " (saw this online)", " be brief", " 🙂")
     extra = [[asked.text + str(rng.choice(endings))] for _ in range(accounts)]
     return _people_with(rng, materials, name, extra, days=4.0)
@@ -133,7 +134,7 @@ def _pivot(
         stream = compose_ordinary(rng, materials, f"{name}-{number}", "new_model", longest=20)
         times = np.sort(start + rng.uniform(0, DAY_S, len(stream.events)))
         events = tuple(
-            replace(event, timestamp=float(time), model="atlas-next")
+            replace(event, timestamp=float(time), model=NEW_MODEL)
             for event, time in zip(stream.events, times, strict=True)
         )
         stream = replace(stream, events=events)

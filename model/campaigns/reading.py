@@ -25,8 +25,10 @@ from stillwatch.model.detector import SLOT, Detector, Scored, text_key
 
 SAMPLE_EVENTS = 64
 """Events of a community that are read: risk hardly moves after."""
-EACH = 2
+EACH = 3
 """Of an account, while there are accounts enough."""
+SURE = 1.64
+"""Standard errors by which a value must be certain to speak against accounts."""
 _SMALLEST = 1e-6
 
 Fetch = Callable[[Sequence[int]], list[Event]]
@@ -60,7 +62,7 @@ class CommunityReader:
     def __init__(self, detector: Detector, fetch: Fetch) -> None:
         self.detector = detector
         self.fetch = fetch
-        self._kept: dict[bytes, tuple[float, float, np.ndarray, float, float]] = {}
+        self._kept: dict[bytes, tuple[float, float, np.ndarray, float]] = {}
         self._used: set[bytes] = set()
 
     def read(
@@ -77,24 +79,20 @@ class CommunityReader:
         for done, community in enumerate(communities, start=1):
             work = _work(community, table, order, bounds)
             sampled = sample(work, table)
-            risk, contribution, intents, kinship, likeness = self._content(sampled, table)
+            risk, contribution, intents, kinship = self._content(sampled, table)
             first = np.full(len(index.accounts), np.inf)
             np.minimum.at(first, table.account[work.events], table.time[work.events])
             begun = first[work.accounts]
-            tied = [own.accounts for own in community.evidence if own.kind == "keys"]
-            shared = np.unique(np.concatenate(tied)) if tied else np.zeros(0, dtype=np.int64)
             features = np.array([
                 risk,
                 contribution,
                 float(np.median(work.counts / sent[work.accounts])),
-                float(np.log(work.counts.var() / work.counts.mean() + 0.05)),
+                _unevenness(work.counts),
                 kinship,
-                likeness,
                 float(np.log((_middle_half(begun) + 60.0) / (spread + 60.0))),
                 float(np.log(len(work.accounts))),
-                float(np.isin(work.accounts, shared).mean()),
                 len(np.unique(table.text[work.events])) / len(work.events),
-                float(all(own.kind == "keys" for own in community.evidence)),
+                _sharing(community, work.accounts, index),
             ])  # fmt: skip
             order_in_time = np.lexsort((table.identity[work.events], table.time[work.events]))
             found.append(Reading(features, intents, work.events[order_in_time], sampled))
@@ -104,7 +102,7 @@ class CommunityReader:
 
     def _content(
         self, sampled: tuple[int, ...], table: EventTable
-    ) -> tuple[float, float, np.ndarray, float, float]:
+    ) -> tuple[float, float, np.ndarray, float]:
         identities = table.identity[list(sampled)].tobytes()
         key = hashlib.blake2b(
             identities + self.detector.bundle_id.encode(), digest_size=16
@@ -115,23 +113,21 @@ class CommunityReader:
             known = self._kept[key] = self._read_content(self.fetch(sampled))
         return known
 
-    def _read_content(self, events: list[Event]) -> tuple[float, float, np.ndarray, float, float]:
+    def _read_content(self, events: list[Event]) -> tuple[float, float, np.ndarray, float]:
         record = np.zeros(1, dtype=self.detector.record_dtype)
         scored = self.detector.score(events, [0] * len(events), record)
         last = max(len(events) // 4, 1)
         strongest = scored.contribution.max(axis=1)
-        kinship, likeness = self._kinship(events, scored)
         return (
             float(_logit(scored.risk[-last:]).mean()),
             float(_logit(strongest).mean()),
             scored.intents[-last:].mean(axis=0),
-            kinship,
-            likeness,
+            self._kinship(events, scored),
         )
 
-    def _kinship(self, events: Sequence[Event], scored: Scored) -> tuple[float, float]:
-        """How much more alike payloads of one account are than those of two, and how alike the
-        latter are; 0 and their mean where no account has two."""
+    def _kinship(self, events: Sequence[Event], scored: Scored) -> float:
+        """The most by which payloads of one account are likely more alike than those of two; 1
+        where no account has two, since nothing is known then."""
         framed = [bool(texts.frame) for texts in scored.texts]
         # The first events of a stream have nothing yet to tell the frame by.
         wanted = [n for n, one in enumerate(framed) if one or not any(framed)]
@@ -149,8 +145,12 @@ class CommunityReader:
         pairs &= text[:, None] != text[None, :]
         same = pairs & (owner[:, None] == owner[None, :])
         other = pairs & ~same
-        likeness = float(alike[other].mean()) if other.any() else 0.0
-        return (float(alike[same].mean()) - likeness if same.any() else 0.0), likeness
+        if not same.any() or not other.any():
+            return 1.0
+        # Pairs of one account are not independent: accounts are what was drawn.
+        accounts = len(np.unique(owner[same.any(axis=0) | same.any(axis=1)]))
+        error = float(alike[other].std()) / np.sqrt(accounts)
+        return float(alike[same].mean() - alike[other].mean() + SURE * error)
 
 
 def sample(work: Work, table: EventTable) -> tuple[int, ...]:
@@ -193,6 +193,28 @@ def hash_of(text: str) -> int:
     """64 bits."""
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def _unevenness(counts: np.ndarray) -> float:
+    """Log of the most that variance over mean of accounts' counts likely is; 0 is chance."""
+    if len(counts) < 3:
+        return 3.0
+    error = np.sqrt(2 / (len(counts) - 1))
+    return float(np.log(counts.var(ddof=1) / counts.mean() + 0.05) + SURE * error)
+
+
+def _sharing(community: Community, accounts: np.ndarray, index: CampaignIndex) -> float:
+    """Share of the accounts that have a network or payment of the community with another of them.
+    A client is the caller's own word, and customers of one product name the same."""
+    keys = [
+        key for own in community.evidence for key in own.keys if key.kind in ("network", "payment")
+    ]
+    tied = set()
+    for key in keys:
+        both = index.keys[key].intersection(accounts.tolist())
+        if len(both) > 1:
+            tied |= both
+    return len(tied) / len(accounts)
 
 
 def _middle_half(times: np.ndarray) -> float:

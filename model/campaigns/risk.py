@@ -8,70 +8,67 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stillwatch.model.campaigns.trees import Trees
+
 FEATURES = (
-    "risk", "contribution", "dedication", "unevenness", "kinship", "likeness", "onset", "accounts",
-    "sharing", "variety", "keys_alone",
+    "risk", "contribution", "dedication", "unevenness", "kinship", "onset", "accounts", "variety",
+    "sharing",
 )  # fmt: skip
 """risk: logit of the classifier's risk over the sampled events, mean of the last quarter.
 contribution: mean logit of how strongly an event speaks for its strongest intent.
 dedication: share of its events that an account gives to it, of the middle account.
-unevenness: log of variance over mean of the accounts' numbers of its events; 0 is chance.
-kinship: how much more alike an account's payloads are than those of two accounts, cosine.
-likeness: mean cosine of payloads of different accounts.
+unevenness: log of the most that variance over mean of the accounts' numbers of its events likely
+is; 0 is chance, and few accounts can be sure of little.
+kinship: the most by which an account's payloads are likely more alike than those of two accounts,
+cosine.
 onset: log of the time within which the middle half of the accounts begin, as a share of that within
 which the middle half of all events fall.
 accounts: log of their number.
-sharing: share of accounts that have a key of the community in common with another.
 variety: share of its events with a text of their own.
-keys_alone: 1 if no skeleton ties it."""
-
-BOUNDS: dict[str, tuple[float, float]] = {
-    "risk": (-5.0, 2.0), "contribution": (-6.0, 3.0), "dedication": (0.0, 1.0),
-    "unevenness": (-3.0, 3.0), "kinship": (-0.05, 0.3), "likeness": (0.0, 0.6),
-    "onset": (-5.0, 0.5), "accounts": (1.0, 5.5), "sharing": (0.0, 1.0), "variety": (0.2, 1.0),
-    "keys_alone": (0.0, 1.0),
-}  # fmt: skip
-"""A value beyond what communities usually have says no more than the bound: no single feature may
-accuse by being extreme."""
+sharing: share of accounts that have a network or payment in common with another."""
 
 
 class CampaignCalibration(BaseModel):
-    """probability = sigmoid(weights . scaled features + offset), features scaled to [0, 1] within
-    BOUNDS. A community is flagged when it reaches `enter`, until it falls below `leave`."""
+    """probability = sigmoid(slope * total of the trees + offset). A community is flagged when it
+    reaches `enter`, until it falls below `leave`. `typical` are the features of an ordinary
+    community, against which reasons are told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     features: list[str]
-    weights: list[float]
+    trees: Trees
+    slope: float = Field(gt=0)
     offset: float
+    typical: list[float]
     enter: float = Field(gt=0, lt=1)
     leave: float = Field(gt=0, lt=1)
     origin: str
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.features != list(FEATURES) or len(self.weights) != len(FEATURES):
+        if self.features != list(FEATURES) or len(self.typical) != len(FEATURES):
             raise ValueError(f"features must be {', '.join(FEATURES)}, however: others")
+        if max(max(own) for own in self.trees.feature) >= len(FEATURES):
+            raise ValueError("trees must split by the features, however: by others")
         if self.leave > self.enter:
             raise ValueError(f"leave must not lie above enter, however: {self.leave}, {self.enter}")
         return self
 
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float64 (N,) of features (N, F)."""
+        return np.asarray(self.slope * self.trees.total(features) + self.offset)
+
     def probability(self, features: np.ndarray) -> np.ndarray:
         """float64 (N,) of features (N, F)."""
-        logits = scaled(features) @ np.array(self.weights) + self.offset
-        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
+        return np.asarray(1 / (1 + np.exp(-np.clip(self.logits(features), -60, 60))))
 
     def reasons(self, features: np.ndarray) -> list[tuple[str, float, float]]:
-        """Name, value and share of the logit of each feature (F,), the strongest first. The share
-        is against a community in the middle of every feature's bounds."""
-        shares = (scaled(features[None])[0] - 0.5) * np.array(self.weights)
-        order = np.argsort(-np.abs(shares), kind="stable")
-        return [(FEATURES[n], float(features[n]), float(shares[n])) for n in order]
-
-
-def scaled(features: np.ndarray) -> np.ndarray:
-    """Features (N, F) within [0, 1]."""
-    low, high = np.array([BOUNDS[name] for name in FEATURES]).T
-    return np.asarray((np.clip(features, low, high) - low) / (high - low))
+        """Name, value and weight of each feature (F,), the weightiest first: what the logit would
+        lose if it alone were that of an ordinary community."""
+        others = np.repeat(features[None], len(FEATURES), axis=0)
+        np.fill_diagonal(others, self.typical)
+        lost = self.logits(features[None])[0] - self.logits(others)
+        order = np.argsort(-np.abs(lost), kind="stable")
+        return [(FEATURES[n], float(features[n]), float(lost[n])) for n in order]
 
 
 def feature_rows(rows: Sequence[np.ndarray]) -> np.ndarray:

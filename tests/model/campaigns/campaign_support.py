@@ -8,7 +8,8 @@ import numpy as np
 
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.index import CampaignIndex
-from stillwatch.model.campaigns.risk import BOUNDS, FEATURES, CampaignCalibration
+from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
+from stillwatch.model.campaigns.trees import Trees
 
 DAY_S = 86_400.0
 START_S = 1_780_000_000.0
@@ -23,18 +24,27 @@ FRAME = (
 )
 
 
-def calibration(enter: float = 0.5, **weights: float) -> CampaignCalibration:
-    """Weights by feature, 0 where none is given."""
-    unknown = set(weights) - set(FEATURES) - {"offset"}
-    assert not unknown, unknown
+STEPS = {
+    "risk": -2.0, "contribution": -2.0, "dedication": 0.5, "unevenness": 0.0, "kinship": 0.1,
+    "onset": -1.0, "accounts": 1.5, "variety": 0.5, "sharing": 0.5,
+}  # fmt: skip
+"""Above which a feature counts for the calibrations of tests."""
+
+
+def calibration(enter: float = 0.5, offset: float = 0.0, **weights: float) -> CampaignCalibration:
+    """What each feature adds to the logit above its step; it takes as much away below."""
+    names = list(weights) or ["risk"]
     return CampaignCalibration(
-        features=list(FEATURES), weights=[weights.get(name, 0.0) for name in FEATURES],
-        offset=weights.get("offset", 0.0), enter=enter, leave=enter / 2, origin="a test",
+        features=list(FEATURES),
+        trees=Trees(
+            depth=1,
+            feature=[[FEATURES.index(name)] for name in names],
+            threshold=[[STEPS[name]] for name in names],
+            leaf=[[-weights.get(name, 0.0), weights.get(name, 0.0)] for name in names],
+        ),
+        slope=1.0, offset=offset, typical=[STEPS[name] - 0.1 for name in FEATURES],
+        enter=enter, leave=enter / 2, origin="a test",
     )  # fmt: skip
-
-
-def middle(name: str) -> float:
-    return sum(BOUNDS[name]) / 2
 
 
 def words(rng: np.random.Generator, count: int) -> str:

@@ -1,0 +1,260 @@
+"""Campaigns found among ordinary accounts, of wrappers that the detector has not seen.
+
+Each half of the sealed wrappers stands in a world of its own and is judged with a calibration that
+was fitted on the other half. Beside it: accounts that share a network or payment; accounts tied by
+any shared skeleton, their merged stream judged by the sequence classifier at its best threshold;
+and every account by itself.
+
+    python benchmarks/campaigns.py --json benchmarks/campaigns.json
+    python benchmarks/campaigns.py --ordinary 5000 --worlds 1 --leaks 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillwatch.data.events import Event
+from stillwatch.data.simulator.campaigns import DAY_S, CampaignPlan
+from stillwatch.data.simulator.timing import START_S
+from stillwatch.model.campaigns.risk import CampaignCalibration
+from stillwatch.model.detector import Detector
+from stillwatch.training.benchmark.campaign_world import (
+    HALVES,
+    World,
+    WorldPlan,
+    compose_world,
+    world_materials,
+)
+from stillwatch.training.benchmark.campaigns import (
+    Found,
+    Truth,
+    find,
+    in_flagged,
+    judge,
+    leaks,
+    shared_infrastructure,
+    tied_by_skeletons,
+)
+from stillwatch.training.campaigns import crossed_calibrations
+
+TARGET = (
+    *[CampaignPlan(50, 4, 0.2, days=days) for days in (2, 2, 14, 14, 30)],
+    *[CampaignPlan(200, 4, 0.2, days=days) for days in (2, 14, 14)],
+    *[CampaignPlan(1000, 4, 0.2, days=days) for days in (2, 14)],
+    CampaignPlan(5000, 4, 0.2, days=2),
+)
+"""Four prompts an account, a fifth ordinary traffic, nothing shared."""
+OTHERS = (
+    CampaignPlan(1, 60, 0.0), CampaignPlan(3, 60, 0.5), CampaignPlan(10, 30, 0.2, days=14),
+    CampaignPlan(20, 700, 0.5, days=30), CampaignPlan(50, 3, 0.5), CampaignPlan(50, 4, 0.2, "some"),
+    CampaignPlan(50, 4, 0.2, "all"), CampaignPlan(200, 30, 0.9, days=30),
+    CampaignPlan(200, 4, 0.2, shuffled=False), CampaignPlan(100, 20, 0.5, "all", days=14),
+    CampaignPlan(150, 40, 0.0, days=10, start_day=20, release_day=25),
+)  # fmt: skip
+LEAKING = (
+    *[CampaignPlan(accounts, 4, 0.2, days=2, start_day=30) for accounts in (50, 200, 1000, 5000)],
+    *[CampaignPlan(accounts, 4, 0.2, days=14, start_day=30) for accounts in (50, 200)],
+)
+LEAK_STEPS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10, 0.15, 0.25, 0.5, 1.0)
+
+
+def main() -> int:
+    options = _options()
+    detector = Detector.load(options.bundle, threads=options.threads)
+    _tell("fitting calibrations crosswise")
+    calibrations = crossed_calibrations(detector, options.corpora, range(options.seeds), _tell)
+    result: dict[str, Any] = {
+        "machine": _machine(options.threads),
+        "bundle": detector.bundle_id,
+        "left out": "network transport; events come from memory",
+        "worlds": [],
+    }
+    for half in range(options.worlds):
+        plan = WorldPlan((*TARGET, *OTHERS), options.ordinary, options.look_alikes, half, 100)
+        world = compose_world(plan, world_materials(options.corpora, half))
+        result["worlds"].append(_world(detector, calibrations[half], world, options))
+        _write(options.json, result)
+    result["together"] = _together(result["worlds"])
+    if options.leaks:
+        result["leaks"] = _leaks(detector, calibrations, options)
+    _write(options.json, result)
+    print(
+        json.dumps({key: result[key] for key in ("together", "leaks") if key in result}, indent=1)
+    )
+    return 0
+
+
+def _world(
+    detector: Detector, calibration: CampaignCalibration, world: World, options: Any
+) -> dict[str, Any]:
+    truth = Truth.of(world)
+    events = world.events()
+    _tell(f"{len(events):,} events of {len(truth.campaign) + len(truth.kind):,} accounts")
+    start = time.perf_counter()
+    found = find(detector, calibration, events)
+    seconds = time.perf_counter() - start
+    _tell(f"linked and read in {seconds:.0f} s")
+    methods = {
+        "stillwatch": in_flagged(found),
+        "shared infrastructure": shared_infrastructure(events),
+        "shared skeletons, merged stream": tied_by_skeletons(
+            detector, events, frozenset(truth.campaign)
+        ),
+    }
+    return {
+        "events": len(events),
+        "accounts": len(truth.campaign) + len(truth.kind),
+        "ordinary accounts": len(truth.kind),
+        "seconds": round(seconds, 1),
+        "flagged campaigns": sum(one.flagged for one in found),
+        "groups found ordinary": sum(not one.flagged for one in found),
+        "plans": {name: asdict(plan) for name, plan in world.plans.items()},
+        "methods": {
+            name: {"campaigns": own.campaigns, "ordinary": own.ordinary}
+            for name, own in ((name, judge(truth, own)) for name, own in methods.items())
+        },
+        "accounts alone": _alone(detector, world, events, options.alone),
+    }
+
+
+def _alone(
+    detector: Detector, world: World, events: list[Event], count: int
+) -> dict[str, Any] | None:
+    """Each account by itself, at the bundle's threshold: accounts of the campaigns and ordinary
+    ones, some of each."""
+    if not count:
+        return None
+    from stillwatch.serving.scorer import Scorer
+
+    rng = np.random.default_rng(83)
+    truth = Truth.of(world)
+    chosen = {
+        str(name)
+        for names in (sorted(truth.campaign), sorted(truth.kind))
+        for name in rng.choice(names, min(count, len(names)), replace=False)
+    }
+    scorer = Scorer(detector)
+    scorer.ingest(event for event in events if event.account_id in chosen)
+    flagged = {v.account_id for v in scorer.verdicts() if v.flagged_after is not None}
+    attacking = chosen & truth.campaign.keys()
+    return {
+        "accounts of campaigns": len(attacking),
+        "of them ever flagged": len(attacking & flagged),
+        "ordinary accounts": len(chosen - attacking),
+        "ordinary ever flagged": len(flagged - attacking),
+    }
+
+
+def _together(worlds: list[dict[str, Any]]) -> dict[str, Any]:
+    """All worlds in one: what the target cell comes to, every plan, every kind of look-alike."""
+    told: dict[str, Any] = {}
+    for method in worlds[0]["methods"]:
+        campaigns: dict[str, tuple[int, int]] = {}
+        ordinary: dict[str, tuple[int, int]] = {}
+        cells: dict[str, list[int]] = {}
+        target: dict[str, tuple[int, int]] = {}
+        for world in worlds:
+            own = world["methods"][method]
+            campaigns |= own["campaigns"]
+            for kind, (touched, total) in own["ordinary"].items():
+                before = ordinary.get(kind, (0, 0))
+                ordinary[kind] = (before[0] + touched, before[1] + total)
+            for name, counts in own["campaigns"].items():
+                plan = CampaignPlan(**world["plans"][name])
+                if plan in TARGET:
+                    target[name] = counts
+                cell = cells.setdefault(_cell(plan), [0, 0])
+                cell[0] += counts[0]
+                cell[1] += counts[1]
+        both = Found(target, ordinary)
+        told[method] = {
+            "target cell": {
+                "campaigns": len(target),
+                "accounts found": round(both.recall, 4),
+                "mean over campaigns": round(
+                    float(np.mean([found / total for found, total in target.values()])), 4
+                ),
+                "precision": round(both.precision, 4),
+            },
+            "all campaigns": round(Found(campaigns, ordinary).recall, 4),
+            "precision": round(Found(campaigns, ordinary).precision, 4),
+            "ordinary untouched": round(both.untouched, 6),
+            "touched by kind": {k: f"{own} of {total}" for k, (own, total) in ordinary.items()},
+            "found by plan": {k: f"{own} of {total}" for k, (own, total) in cells.items()},
+        }
+    return told
+
+
+def _cell(plan: CampaignPlan) -> str:
+    extra = "" if plan.infrastructure == "none" else f", {plan.infrastructure} infrastructure"
+    extra += "" if plan.shuffled else ", in order"
+    extra += "" if plan.release_day is None else ", pivot to a new model"
+    return (
+        f"{plan.accounts} accounts, {plan.prompts} prompts, {plan.cover:.0%} cover, "
+        f"{plan.days:g} days{extra}"
+    )
+
+
+def _leaks(
+    detector: Detector, calibrations: list[CampaignCalibration], options: Any
+) -> dict[str, Any]:
+    leaked: dict[str, dict[str, float]] = {}
+    for half in range(options.worlds):
+        plan = WorldPlan(LEAKING, options.leaks, 0.5, half, 200)
+        world = compose_world(plan, world_materials(options.corpora, half))
+        times = sorted(
+            {START_S + (30 + days * step) * DAY_S for days in (2, 14) for step in LEAK_STEPS}
+        )
+        for name, share in leaks(detector, calibrations[half], world, times, _tell).items():
+            leaked.setdefault(_cell(world.plans[name]), {})[name] = round(share, 4)
+    shares = [share for own in leaked.values() for share in own.values()]
+    return {"mean": round(float(np.mean(shares)), 4), "by plan": leaked}
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "?")
+    return {
+        "cpu": name, "cores": os.cpu_count(), "python": platform.python_version(),
+        "threads": threads, "load_at_start": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _write(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ordinary", type=int, default=43_000, help="lone accounts of a world")
+    parser.add_argument("--look-alikes", type=float, default=1.0, help="groups: 1 is some 7,000")
+    parser.add_argument("--worlds", type=int, default=HALVES, choices=range(1, HALVES + 1))
+    parser.add_argument("--seeds", type=int, default=4, help="worlds of a half to fit on")
+    parser.add_argument("--leaks", type=int, default=4000, help="lone accounts; 0 leaves it out")
+    parser.add_argument("--alone", type=int, default=1500, help="accounts of each sort; 0: none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--corpora", type=Path)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
