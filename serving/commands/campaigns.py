@@ -91,10 +91,10 @@ def campaigns(
                 file.write(json_line(campaign.to_fields()))
         accounts = len({account for one in listed if one.flagged for account in one.accounts})
         typer.echo(
-            f"{sum(one.flagged for one in listed):,} campaigns of {accounts:,} accounts flagged "
-            f"among {len(read.spool):,} events of {len(index.accounts):,} accounts; "
-            f"{len(found) - len(flagged):,} groups of accounts found ordinary; "
-            f"{read.rejected:,} lines rejected; {read.spool.duplicates:,} duplicates dropped",
+            f"campaigns flagged: {sum(one.flagged for one in listed):,}, of {accounts:,} accounts; "
+            f"groups found ordinary: {len(found) - len(flagged):,}; "
+            f"events: {len(read.spool):,}, of {len(index.accounts):,} accounts; "
+            f"lines rejected: {read.rejected:,}; duplicates dropped: {read.spool.duplicates:,}",
             err=True,
         )
 
