@@ -91,6 +91,8 @@ class Settings:
         max_fpr: false-positive rate of the default thresholds, on ordinary traffic of folds
             that were left out, half of it built as attacks are.
         calibration_folds: folds left out in turn to calibrate on.
+        campaign_worlds: worlds composed of each half of the sealed wrappers, to calibrate campaigns
+            on; 0 leaves the bundle without.
         labelled: folders with labelled logs (a log beside its labels) to train on as well.
         more_corpora: further corpora folders, in the form of the first.
         wrappers: further files of attack wrappers, in the form of data/simulator/wrappers.jsonl.
@@ -106,6 +108,7 @@ class Settings:
     prevalence: float = 0.05
     max_fpr: float = 0.01
     calibration_folds: int = 2
+    campaign_worlds: int = 0
     labelled: list[str] = field(default_factory=list)
     more_corpora: list[str] = field(default_factory=list)
     wrappers: list[str] = field(default_factory=list)
@@ -140,8 +143,9 @@ class Settings:
                 elif value == 0 and item.name in _NEVER_ZERO:
                     faults.append(f"{item.name} must be above 0, however: {value}")
         faults += self._calibration_faults()
-        if self.seed < 0:
-            faults.append(f"seed must not be negative, however: {self.seed}")
+        for name in ("seed", "campaign_worlds"):
+            if getattr(self, name) < 0:
+                faults.append(f"{name} must not be negative, however: {getattr(self, name)}")
         if self.optimisation.dropout >= 1:
             faults.append(f"dropout must be below 1, however: {self.optimisation.dropout}")
         if self.optimisation.heads > 0 and self.optimisation.width % self.optimisation.heads:

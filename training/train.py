@@ -12,12 +12,14 @@ import numpy as np
 
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.adapt import examples_to_bytes
-from stillwatch.model.bundle import Bundle, Calibration, write_bundle
+from stillwatch.model.bundle import Bundle, Calibration, in_memory, write_bundle
+from stillwatch.model.detector import Detector
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
 from stillwatch.model.golden import with_golden
+from stillwatch.training.campaigns import fit_campaigns
 from stillwatch.training.card import model_card
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
@@ -63,7 +65,9 @@ def train(
     _write(run_folder / "config.yaml", settings.to_yaml())
     with tracked_run(tracker or NoTracker(), run_folder.name, settings.to_fields()) as told:
         bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
-        bundle = _fit(bench, encoder, output, run_folder, show_progress, told, find_label_issues)
+        bundle = _fit(
+            bench, encoder, corpora, output, run_folder, show_progress, told, find_label_issues
+        )
         told.tag("bundle", bundle.id)
         told.artifact(bundle.path)
     return bundle
@@ -72,6 +76,7 @@ def train(
 def _fit(
     bench: Workbench,
     encoder: OnnxEncoder,
+    corpora: Path | None,
     output: Path,
     run_folder: Path,
     show_progress: bool,
@@ -128,6 +133,15 @@ def _fit(
             **{name: metadata.version(name) for name in _VERSIONS},
         },
     }
+    if settings.campaign_worlds:
+        content = detector_files(readers, fit, model, "")
+        detector = Detector(in_memory(with_golden(fields, content, encoder), content), encoder)
+        campaigns, found = fit_campaigns(
+            detector, corpora, range(settings.campaign_worlds), progress
+        )
+        fields["campaigns"] = campaigns.model_dump()
+        figures |= {f"of campaigns: {name}": value for name, value in found.items()}
+        progress(f"composed worlds: {found}")
     card = model_card(settings, fields, figures)
     content = detector_files(readers, fit, model, card)
     bundle = write_bundle(output, with_golden(fields, content, encoder), content)

@@ -74,11 +74,12 @@ class CommunityReader:
         order = np.argsort(table.account, kind="stable")
         bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
         spread = _middle_half(table.time)
+        hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
         self._used = set()
         found = []
         for done, community in enumerate(communities, start=1):
             work = _work(community, table, order, bounds)
-            sampled = sample(work, table)
+            sampled = sample(work, table, hashes)
             risk, contribution, intents, kinship = self._content(sampled, table)
             first = np.full(len(index.accounts), np.inf)
             np.minimum.at(first, table.account[work.events], table.time[work.events])
@@ -153,17 +154,19 @@ class CommunityReader:
         return float(alike[same].mean() - alike[other].mean() + SURE * error)
 
 
-def sample(work: Work, table: EventTable) -> tuple[int, ...]:
+def sample(work: Work, table: EventTable, hashes: np.ndarray) -> tuple[int, ...]:
     """Numbers of at most SAMPLE_EVENTS of a community's events, in order of time: EACH of an
-    account, different texts first, drawn by hash so that a further event changes little."""
+    account, different texts first, drawn by hash so that a further event changes little. Accounts
+    with several come first: one prompt of an account tells nothing of its kinship. `hashes` uint64
+    are those of all accounts' names."""
     account, identity = table.account[work.events], table.identity[work.events]
-    # Accounts by hash, too: the first ones to come are not those that a campaign is made of.
-    shuffled = (account.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     first_text = np.zeros(len(account), dtype=bool)
     by_identity = np.argsort(identity, kind="stable")
     _, first = np.unique(table.text[work.events][by_identity], return_index=True)
     first_text[by_identity[first]] = True
-    order = np.lexsort((identity, ~first_text, shuffled))
+    lone = (work.counts < 2)[np.searchsorted(work.accounts, account)]
+    # By hash: the first ones to come are not those that a campaign is made of.
+    order = np.lexsort((identity, ~first_text, hashes[account], lone))
     starts = np.flatnonzero(np.diff(account[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     # All accounts' first EACH before anyone's next.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.finder import Campaign, CampaignFinder, named, single_account
 from stillwatch.model.campaigns.index import CampaignIndex
+from stillwatch.model.campaigns.reading import EACH, SAMPLE_EVENTS, Work, hash_of, sample
 from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
 from stillwatch.model.campaigns.trees import Trees
 from stillwatch.model.detector import Detector
@@ -268,3 +270,17 @@ def test_a_calibration_must_fit() -> None:
     ):  # fmt: skip
         with pytest.raises(ValidationError):
             CampaignCalibration.model_validate({**fields, **change})
+
+
+def test_the_sample_takes_accounts_with_several_events_first() -> None:
+    rng = np.random.default_rng(12)
+    lone = campaign(rng, accounts=80, each=1, name="l")
+    events = [*lone, *campaign(rng, accounts=10, each=5)]
+    table, index = indexed(events).table(), indexed(events)
+    accounts, counts = np.unique(table.account, return_counts=True)
+    hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
+    drawn = sample(Work(np.arange(len(events)), accounts, counts), table, hashes)
+    assert len(drawn) == len(set(drawn)) == SAMPLE_EVENTS
+    own = Counter(events[number].account_id[0] for number in drawn)
+    assert own["c"] == 10 * EACH
+    assert [events[n].timestamp for n in drawn] == sorted(events[n].timestamp for n in drawn)

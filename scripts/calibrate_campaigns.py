@@ -1,0 +1,42 @@
+"""Calibrates a bundle for campaigns without training it again, as `stillwatch train` does at its
+end.
+
+    python scripts/calibrate_campaigns.py serving/bundle --output out/bundle --worlds 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from stillwatch.model.bundle import manifest_fields, write_bundle
+from stillwatch.model.golden import load_detector
+from stillwatch.training.campaigns import fit_campaigns
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="may be the bundle itself")
+    parser.add_argument("--worlds", type=int, default=4, help="of each half of the sealed wrappers")
+    parser.add_argument("--corpora", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    detector = load_detector(options.bundle, options.threads)
+    calibration, figures = fit_campaigns(
+        detector, options.corpora, range(options.worlds),
+        lambda text: print(text, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    bundle = detector.bundle
+    fields = {**manifest_fields(bundle.manifest), "campaigns": calibration.model_dump()}
+    written = write_bundle(options.output, fields, dict(bundle.content))
+    print(json.dumps({"bundle": written.id, **figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stillwatch.data.errors import InputError
+from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
+from stillwatch.data.simulator.timing import START_S
+from stillwatch.model.campaigns.risk import FEATURES
+from stillwatch.model.detector import Detector
+from stillwatch.training.benchmark.campaign_world import (
+    HALVES,
+    World,
+    WorldPlan,
+    compose_world,
+    world_materials,
+)
+from stillwatch.training.benchmark.campaigns import (
+    Truth,
+    judge,
+    leaks,
+    shared_infrastructure,
+    tied_by_skeletons,
+)
+from stillwatch.training.boosting import Boosting
+from stillwatch.training.campaigns import (
+    TOUCHED,
+    Communities,
+    calibrate_campaigns,
+    is_campaign,
+    is_ordinary,
+    joined,
+    read_world,
+)
+from tests.model.campaigns.campaign_support import calibration
+from tests.support import TinyEncoder, tiny_bundle
+
+PLANS = (
+    CampaignPlan(12, 4, 0.2, start_day=10), CampaignPlan(8, 6, 0.5, "all", days=14),
+    CampaignPlan(10, 8, 0.0, "some", days=20, start_day=5, release_day=15),
+)  # fmt: skip
+QUICK = Boosting(rounds=30, depth=2)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpora folder, of words of our own."""
+    folder = tmp_path_factory.mktemp("corpora")
+    rng = np.random.default_rng(1)
+    nouns = ("kettle", "harbour", "ledger", "violin", "orchard", "turbine", "glacier", "parcel")
+    verbs = ("mend", "weigh", "paint", "sort", "measure", "carry", "lend", "polish")
+    rows = []
+    for name, role in (("talk", "chat"), ("shop", "app"), ("asked", "lookalike")):
+        lines = []
+        for number in range(400):
+            said = " ".join(str(rng.choice(verbs if n % 2 else nouns)) for n in range(9))
+            lines.append(f'{{"prompt": "{name} {number}: how do I {said}?"}}\n')
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+        rows.append(f"{name}\t{role}\tours\n")
+    (folder / "MANIFEST.tsv").write_text("name\trole\tlicence\n" + "".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(corpora: Path) -> World:
+    return compose_world(WorldPlan(PLANS, 40, 0.01, 0, 1), world_materials(corpora, 0))
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    return Detector(tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny"), TinyEncoder())
+
+
+def test_a_world_is_what_its_plan_says(world: World) -> None:
+    campaigns = [group for group in world.groups if group.intent]
+    assert [len(group.streams) for group in campaigns] == [12, 8, 10]
+    for group in campaigns:
+        plan = world.plans[group.name]
+        assert all(len(stream.events) >= plan.prompts for stream in group.streams)
+        assert all(stream.attack.any() for stream in group.streams)
+        times = [e.timestamp for stream in group.streams for e in stream.events]
+        assert max(times) - min(times) <= plan.days * DAY_S
+        if plan.start_day is not None:
+            assert min(times) >= START_S + plan.start_day * DAY_S
+    share = 1 - np.mean(np.concatenate([s.attack for s in campaigns[0].streams]))
+    assert 0.1 < share < 0.35
+    events = world.events()
+    assert [e.timestamp for e in events] == sorted(e.timestamp for e in events)
+    assert len({(e.account_id, e.event_id) for e in events}) == len(events)
+
+
+def test_infrastructure_is_shared_as_planned(world: World) -> None:
+    def networks(number: int) -> int:
+        group = [one for one in world.groups if one.intent][number]
+        return len({event.network for stream in group.streams for event in stream.events})
+
+    assert networks(0) == 12
+    assert networks(1) == 1
+    assert 1 < networks(2) < 10
+
+
+def test_a_pivot_goes_to_the_new_model(world: World) -> None:
+    group = [one for one in world.groups if one.intent][2]
+    release = START_S + 15 * DAY_S
+    events = [event for stream in group.streams for event in stream.events]
+    late = [e.model == NEW_MODEL for e in events if e.timestamp >= release]
+    assert 0.3 < np.mean(late) < 0.7
+    assert not any(e.model == NEW_MODEL for e in events if e.timestamp < release)
+
+
+def test_halves_share_no_wrapper(corpora: Path) -> None:
+    halves = [world_materials(corpora, half)[0].wrappers for half in range(HALVES)]
+    assert not {w.id for w in halves[0]} & {w.id for w in halves[1]}
+    assert all(len(half) > 30 for half in halves)
+
+
+def test_a_world_is_the_same_each_time(corpora: Path, world: World) -> None:
+    again = compose_world(WorldPlan(PLANS, 40, 0.01, 0, 1), world_materials(corpora, 0))
+    assert again.events() == world.events()
+    other = compose_world(WorldPlan(PLANS, 40, 0.01, 0, 2), world_materials(corpora, 0))
+    assert other.events() != world.events()
+
+
+def test_more_campaigns_than_wrappers_are_refused(corpora: Path) -> None:
+    plan = WorldPlan(PLANS * 30, 1, 0.01, 0, 1)
+    with pytest.raises(InputError, match="a wrapper for each campaign"):
+        compose_world(plan, world_materials(corpora, 0))
+
+
+def test_a_world_is_read_with_what_is_true_of_it(world: World, detector: Detector) -> None:
+    read = read_world(detector, world)
+    # Three campaigns, of which at least those that send enough are communities of their own.
+    assert is_campaign(read).sum() >= 2
+    assert (read.attack[is_campaign(read)] > 0.5).all()
+    assert read.ordinary == sum(not s.intents for _, _, s in world.streams())
+    part = read_world(detector, world, 0.3)
+    assert part.ordinary < read.ordinary
+
+
+def made(seed: int, campaigns: int = 30, ordinary: int = 120) -> Communities:
+    """Campaigns that are told by contribution and kinship together."""
+    rng = np.random.default_rng(seed)
+    count = campaigns + ordinary
+    attack = np.repeat([1.0, 0.0], [campaigns, ordinary])
+    features = rng.normal(0, 1, (count, len(FEATURES)))
+    accounts = rng.integers(10, 60, count)
+    contribution, kinship = FEATURES.index("contribution"), FEATURES.index("kinship")
+    features[:, contribution] += np.where(attack > 0, 1.5, -1.5)
+    features[:, kinship] += np.where(attack > 0, -1.5, 1.5)
+    return Communities(
+        features, attack, attack.copy(), accounts, np.where(attack > 0, 0, accounts),
+        int(accounts[attack == 0].sum()) + 1000,
+    )  # fmt: skip
+
+
+def test_a_calibration_finds_campaigns_and_touches_few() -> None:
+    told, figures = calibrate_campaigns([made(1), made(2), made(3)], QUICK)
+    assert figures["campaigns flagged"] > 0.7
+    assert (
+        figures["ordinary accounts in flagged campaigns"] <= TOUCHED * figures["ordinary accounts"]
+    )
+    unseen = made(4)
+    flagged = told.probability(unseen.features) >= told.enter
+    assert flagged[is_campaign(unseen)].mean() > 0.7
+    assert flagged[is_ordinary(unseen)].mean() < 0.03
+
+
+def test_a_probability_is_one_where_campaigns_are_rare() -> None:
+    told, _ = calibrate_campaigns([made(1), made(2), made(3)], QUICK)
+    unseen = made(4, campaigns=60, ordinary=3000)
+    risk = told.probability(unseen.features)
+    assert risk.sum() == pytest.approx(60, rel=0.4)
+    assert told.leave < told.enter
+
+
+def test_worlds_without_campaigns_are_refused() -> None:
+    bare = made(1, campaigns=0)
+    with pytest.raises(InputError, match="campaigns and ordinary groups"):
+        calibrate_campaigns([bare, bare], QUICK)
+
+
+def test_joined_is_all_of_them() -> None:
+    one, other = made(1), made(2)
+    both = joined([one, other])
+    assert len(both.attack) == 300
+    assert both.ordinary == one.ordinary + other.ordinary
+
+
+def test_judged_by_accounts(world: World) -> None:
+    truth = Truth.of(world)
+    campaign = next(group for group in world.groups if group.intent)
+    own = [stream.account_id for stream in campaign.streams]
+    lone = world.ordinary[0].account_id
+    found = judge(truth, [*own[:6], lone])
+    assert found.campaigns[campaign.name] == (6, 12)
+    assert found.ordinary["lone"] == (1, 40)
+    assert found.recall == 6 / 30
+    assert found.precision == 6 / 7
+    assert found.untouched == 1 - 1 / len(truth.kind)
+
+
+def test_shared_infrastructure_finds_those_who_share_it(world: World) -> None:
+    truth = Truth.of(world)
+    found = judge(truth, shared_infrastructure(world.events()))
+    shares = {name: own / total for name, (own, total) in found.campaigns.items()}
+    names = list(world.plans)
+    assert shares[names[0]] == 0.0
+    assert shares[names[1]] == 1.0
+    assert found.ordinary["many_keys"][0] == found.ordinary["many_keys"][1]
+
+
+def test_tied_by_skeletons_is_at_its_best(world: World, detector: Detector) -> None:
+    truth = Truth.of(world)
+    named = tied_by_skeletons(detector, world.events(), frozenset(truth.campaign))
+    if named:
+        assert judge(truth, named).precision >= 0.97
+
+
+def test_leaks_are_the_share_before_the_flag(world: World, detector: Detector) -> None:
+    eager = calibration(enter=0.01, offset=5.0)
+    first = next(one for one in world.groups if one.intent).name
+    times = [START_S + (10 + 2 * step) * DAY_S for step in (0.25, 0.5, 1.0)]
+    leaked = leaks(detector, eager, world, times, lambda text: None)
+    assert 0 < leaked[first] < 0.7
+    never = leaks(detector, calibration(enter=0.99, offset=-20.0), world, times, lambda text: None)
+    assert set(never.values()) == {1.0}
