@@ -72,7 +72,9 @@ def main() -> int:
     options = _options()
     detector = Detector.load(options.bundle, threads=options.threads)
     _tell("fitting calibrations crosswise")
-    calibrations = crossed_calibrations(detector, options.corpora, range(options.seeds), _tell)
+    calibrations = crossed_calibrations(
+        detector, options.corpora, range(options.seeds), _tell, options.readings
+    )
     result: dict[str, Any] = {
         "machine": _machine(options.threads),
         "bundle": detector.bundle_id,
@@ -252,6 +254,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--corpora", type=Path)
+    parser.add_argument("--readings", type=Path, help="folder that keeps what was fitted on")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

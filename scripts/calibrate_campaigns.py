@@ -24,12 +24,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="may be the bundle itself")
     parser.add_argument("--worlds", type=int, default=4, help="of each half of the sealed wrappers")
     parser.add_argument("--corpora", type=Path)
+    parser.add_argument("--readings", type=Path, help="folder that keeps what was read")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     detector = load_detector(options.bundle, options.threads)
     calibration, figures = fit_campaigns(
         detector, options.corpora, range(options.worlds),
-        lambda text: print(text, file=sys.stderr, flush=True),
+        lambda text: print(text, file=sys.stderr, flush=True), options.readings,
     )  # fmt: skip
     bundle = detector.bundle
     fields = {**manifest_fields(bundle.manifest), "campaigns": calibration.model_dump()}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stillwatch.data.errors import InputError
+from stillwatch.data.files import atomic_writer
 from stillwatch.data.simulator.campaigns import CampaignPlan
 from stillwatch.model.campaigns.communities import find_communities
 from stillwatch.model.campaigns.evidence import key_evidence, skeleton_evidence
@@ -38,6 +39,8 @@ from stillwatch.training.calibration import fit_platt
 
 Progress = Callable[[str], None]
 
+EVERY_HALF = range(HALVES)
+
 PREVALENCE = 0.02
 """Share of campaigns among communities for which the risk is a probability."""
 BOOSTING = Boosting()
@@ -47,9 +50,9 @@ SIGNS = {
 }  # fmt: skip
 """Which way each feature may speak: worlds are few, and a weight of the other sign would be chance.
 """
-TOUCHED = 2e-3
+TOUCHED = 6e-3
 """Share of ordinary accounts that may be in flagged campaigns at the threshold. More than half of
-those of a composed world are in groups that look like campaigns; elsewhere few are."""
+those of a composed world are in groups that look like campaigns, where few are elsewhere."""
 CAMPAIGNS = 14
 ORDINARY = 700
 LOOK_ALIKES = 0.3
@@ -70,45 +73,56 @@ class Communities:
 
 
 def fit_campaigns(
-    detector: Detector, corpora: Path | None, seeds: Sequence[int], progress: Progress
-) -> tuple[CampaignCalibration, dict[str, float]]:
-    """A calibration from one world a half and seed, and figures of the crosswise judgement."""
-    halves = _read_halves(detector, corpora, seeds, progress)
+    detector: Detector, corpora: Path | None, seeds: Sequence[int], progress: Progress,
+    readings: Path | None = None,
+) -> tuple[CampaignCalibration, dict[str, float]]:  # fmt: skip
+    """A calibration from one world a half and seed, and figures of the crosswise judgement.
+    `readings` as in `read_half`."""
+    halves = [read_half(detector, corpora, half, seeds, progress, readings) for half in EVERY_HALF]
     return calibrate_campaigns([joined(half) for half in halves])
 
 
 def crossed_calibrations(
-    detector: Detector, corpora: Path | None, seeds: Sequence[int], progress: Progress
-) -> list[CampaignCalibration]:
+    detector: Detector, corpora: Path | None, seeds: Sequence[int], progress: Progress,
+    readings: Path | None = None,
+) -> list[CampaignCalibration]:  # fmt: skip
     """For each half of the sealed material a calibration that knows nothing of it."""
-    halves = _read_halves(detector, corpora, seeds, progress)
+    halves = [read_half(detector, corpora, half, seeds, progress, readings) for half in EVERY_HALF]
     found = []
-    for number in range(HALVES):
-        # By world, since a threshold is to be set on what the weights have not seen.
+    for number in EVERY_HALF:
+        # By world, since a threshold is to be set on what the trees have not seen.
         others = [world for n, half in enumerate(halves) if n != number for world in half]
         found.append(calibrate_campaigns(others)[0])
     return found
 
 
-def _read_halves(
-    detector: Detector, corpora: Path | None, seeds: Sequence[int], progress: Progress
-) -> list[list[Communities]]:
-    """What was read of each half, by world."""
-    halves = []
-    for half in range(HALVES):
-        materials = world_materials(corpora, half)
-        read = []
-        for seed in seeds:
-            world = compose_world(fitting_plan(half, seed), materials)
-            rng = np.random.default_rng([seed, half, 73])
-            # In part, too: a campaign is to be seen before it has ended.
-            parts = [
-                read_world(detector, world, share) for share in (1.0, float(rng.uniform(0.25, 0.6)))
-            ]
-            read.append(joined(parts))
-            progress(f"half {half + 1}, world {seed}: {len(read[-1].attack)} communities read")
-        halves.append(read)
-    return halves
+def read_half(
+    detector: Detector, corpora: Path | None, half: int, seeds: Sequence[int],
+    progress: Progress, readings: Path | None = None,
+) -> list[Communities]:  # fmt: skip
+    """What is read of the worlds of a half, by world. Readings of the same bundle that lie in the
+    folder `readings` are taken from there, others are put there: delete it when the code of
+    worlds or readings changes."""
+    found = []
+    materials = None
+    for seed in seeds:
+        kept = readings and readings / f"{detector.bundle_id}-{half}-{seed}.npz"
+        if kept and kept.is_file():
+            with np.load(kept) as arrays:
+                found.append(Communities(**{**arrays, "ordinary": int(arrays["ordinary"])}))
+            continue
+        materials = materials or world_materials(corpora, half)
+        world = compose_world(fitting_plan(half, seed), materials)
+        rng = np.random.default_rng([seed, half, 73])
+        # In part, too: a campaign is to be seen before it has ended.
+        shares = (1.0, float(rng.uniform(0.25, 0.6)))
+        found.append(joined([read_world(detector, world, share) for share in shares]))
+        progress(f"half {half + 1}, world {seed}: {len(found[-1].attack)} communities read")
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_writer(kept) as file:
+                np.savez(file, **vars(found[-1]))
+    return found
 
 
 def fitting_plan(half: int, seed: int) -> WorldPlan:

@@ -33,7 +33,7 @@ class Key(NamedTuple):
 class EventTable:
     """E events as columns: account int64, time float64 (seconds), identity uint64 (a hash of
     account and event id), text uint64 (a hash of the normalised prompt), model int64 (its number,
-    -1 if none is known); and P pairs of an event with a shingle."""
+    -1 if none is known); and P pairs of an event, int32, with a shingle, uint64."""
 
     account: np.ndarray
     time: np.ndarray
@@ -133,7 +133,7 @@ class CampaignIndex:
                 identity,
                 text,
                 model,
-                np.repeat(np.arange(first, len(self._seen), dtype=np.int64), sizes),
+                np.repeat(np.arange(first, len(self._seen), dtype=np.int32), sizes),
                 np.concatenate(self._shingles),
             )
         )
@@ -142,7 +142,7 @@ class CampaignIndex:
             column.clear()
 
 
-_DTYPES = (np.int64, np.float64, np.uint64, np.uint64, np.int64, np.int64, np.uint64)
+_DTYPES = (np.int64, np.float64, np.uint64, np.uint64, np.int64, np.int32, np.uint64)
 
 
 def _number(name: str, numbers: dict[str, int], names: list[str]) -> int:

@@ -31,6 +31,7 @@ two thirds."""
 
 _ACCOUNT_BITS = 64 - HASH_BITS
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,12 @@ def find_skeletons(
 ) -> Skeletons:
     """The skeletons of some events.
 
-    `shingle` uint64 (P,) and `event` int64 (P,) are pairs without repeats; `account` int64 (E,)
+    `shingle` uint64 (P,) and `event` int32 (P,) are pairs without repeats; `account` int64 (E,)
     and `event_hash` uint64 (E,) belong to the events. The result depends on these values and
     not on the order of the events.
     """
     shared = shared_shingles(shingle, account[event])
-    place = np.searchsorted(shared, shingle)
-    place[place == len(shared)] = 0
-    kept = shared[place] == shingle if len(shared) else np.zeros(len(shingle), dtype=bool)
-    place, event = place[kept], event[kept]
+    place, event = _of_shared(shared, shingle, event)
     order = np.lexsort((event, place))
     place, event = place[order], event[order]
     group = _alike(place, event_hash[event], len(shared))
@@ -70,14 +68,30 @@ def find_skeletons(
     return _members(group, sizes, place, event, account, shared)
 
 
+def _of_shared(
+    shared: np.ndarray, shingle: np.ndarray, event: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Place in `shared` int64 and event of those pairs whose shingle is shared."""
+    places, events = [np.zeros(0, dtype=np.int64)], [event[:0]]
+    # In blocks: all places at once would take as much memory as the shingles do.
+    for start in range(0, len(shingle) if len(shared) else 0, _BLOCK):
+        block = shingle[start : start + _BLOCK]
+        place = np.minimum(np.searchsorted(shared, block), len(shared) - 1)
+        kept = shared[place] == block
+        places.append(place[kept])
+        events.append(event[start : start + _BLOCK][kept])
+    return np.concatenate(places), np.concatenate(events)
+
+
 def shared_shingles(shingle: np.ndarray, account: np.ndarray) -> np.ndarray:
     """Sorted shingles uint64 (S,) that at least MIN_ACCOUNTS accounts have sent. ValueError for
     more accounts than there are numbers for."""
     if account.max(initial=0) >= 1 << _ACCOUNT_BITS:
         raise ValueError(f"accounts must be fewer than 2**{_ACCOUNT_BITS}, however: more; use days")
-    pairs = distinct((shingle << np.uint64(_ACCOUNT_BITS)) | account.astype(np.uint64))
-    owners = pairs >> np.uint64(_ACCOUNT_BITS)
-    starts = np.flatnonzero(np.diff(owners, prepend=owners[:1] + np.uint64(1)))
+    pairs = shingle << np.uint64(_ACCOUNT_BITS)
+    pairs |= account.astype(np.uint64)
+    owners = distinct(pairs) >> np.uint64(_ACCOUNT_BITS)
+    starts = np.flatnonzero(np.concatenate([[len(owners) > 0], owners[1:] != owners[:-1]]))
     counts = np.diff(starts, append=len(owners))
     return np.asarray(owners[starts[counts >= MIN_ACCOUNTS]])
 
@@ -128,8 +142,8 @@ def _members(
     enough = held >= np.maximum(MIN_COVER * sizes[of_group], MIN_SHINGLES)
     of_group, event = of_group[enough], event[enough]
 
-    pairs = np.unique(np.stack([of_group, account[event]]), axis=1)
-    names, counts = np.unique(pairs[0], return_counts=True)
+    pairs = distinct((of_group << 32) | account[event])
+    names, counts = np.unique(pairs >> 32, return_counts=True)
     names = names[counts >= MIN_ACCOUNTS]
     kept = np.isin(of_group, names)
     of_group, event = of_group[kept], event[kept]
