@@ -36,7 +36,7 @@ demo: $(VENV)/.demo-ready ## Score a bundled sample log with the bundled detecto
 	@$(BIN)/stillwatch demo
 
 .PHONY: test
-test: lint services litellm ## Lint, check types and run all tests
+test: lint services litellm psi ## Lint, check types and run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 .PHONY: services
@@ -46,6 +46,10 @@ services: ## Install Redis, PostgreSQL and Chromium for the tests, where that is
 .PHONY: litellm
 litellm: $(VENV)/.dev-ready ## Install LiteLLM's proxy for its test: 750 MB, once
 	@PYTHON=$(BIN)/python PIP_FLAGS="$(PIP_FLAGS)" tests/install-litellm.sh
+
+.PHONY: psi
+psi: $(VENV)/.dev-ready ## Install openmined-psi for its test: a few MB, once
+	@PYTHON=$(BIN)/python PIP_FLAGS="$(PIP_FLAGS)" tests/install-psi.sh
 
 .PHONY: lint
 lint: $(VENV)/.dev-ready types ## Lint and check types

@@ -65,7 +65,7 @@ LEAKING = (
     *[CampaignPlan(accounts, 4, 0.2, days=2, start_day=30) for accounts in (50, 200, 1000, 5000)],
     *[CampaignPlan(accounts, 4, 0.2, days=14, start_day=30) for accounts in (50, 200)],
 )
-LEAK_STEPS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10, 0.15, 0.25, 0.5, 1.0)
+LEAK_STEPS = (0.01, 0.02, 0.04, 0.07, 0.10, 0.15, 0.25, 0.5, 1.0)
 
 
 def main() -> int:
@@ -81,15 +81,21 @@ def main() -> int:
         "left out": "network transport; events come from memory",
         "worlds": [],
     }
+    leaked: dict[str, dict[str, float]] = {}
     for half in range(options.worlds):
+        materials = world_materials(options.corpora, half)
         plan = WorldPlan((*TARGET, *OTHERS), options.ordinary, options.look_alikes, half, 100)
-        world = compose_world(plan, world_materials(options.corpora, half))
+        world = compose_world(plan, materials)
         result["worlds"].append(_world(detector, calibrations[half], world, options))
+        result["together"] = _together(result["worlds"])
+        # After each world, so that a run that is killed has told what it found.
         _write(options.json, result)
-    result["together"] = _together(result["worlds"])
-    if options.leaks:
-        result["leaks"] = _leaks(detector, calibrations, options)
-    _write(options.json, result)
+        if options.leaks:
+            plan = WorldPlan(LEAKING, options.leaks, 0.25, half, 200)
+            _leaks(detector, calibrations[half], compose_world(plan, materials), leaked)
+            shares = [share for own in leaked.values() for share in own.values()]
+            result["leaks"] = {"mean": round(float(np.mean(shares)), 4), "by plan": leaked}
+            _write(options.json, result)
     print(
         json.dumps({key: result[key] for key in ("together", "leaks") if key in result}, indent=1)
     )
@@ -208,19 +214,15 @@ def _cell(plan: CampaignPlan) -> str:
 
 
 def _leaks(
-    detector: Detector, calibrations: list[CampaignCalibration], options: Any
-) -> dict[str, Any]:
-    leaked: dict[str, dict[str, float]] = {}
-    for half in range(options.worlds):
-        plan = WorldPlan(LEAKING, options.leaks, 0.5, half, 200)
-        world = compose_world(plan, world_materials(options.corpora, half))
-        times = sorted(
-            {START_S + (30 + days * step) * DAY_S for days in (2, 14) for step in LEAK_STEPS}
-        )
-        for name, share in leaks(detector, calibrations[half], world, times, _tell).items():
-            leaked.setdefault(_cell(world.plans[name]), {})[name] = round(share, 4)
-    shares = [share for own in leaked.values() for share in own.values()]
-    return {"mean": round(float(np.mean(shares)), 4), "by plan": leaked}
+    detector: Detector, calibration: CampaignCalibration, world: World,
+    leaked: dict[str, dict[str, float]],
+) -> None:  # fmt: skip
+    """Adds the share of attack prompts that leaked, by plan and campaign."""
+    times = sorted(
+        {START_S + (30 + days * step) * DAY_S for days in (2, 14) for step in LEAK_STEPS}
+    )
+    for name, share in leaks(detector, calibration, world, times, _tell).items():
+        leaked.setdefault(_cell(world.plans[name]), {})[name] = round(share, 4)
 
 
 def _machine(threads: int) -> dict[str, Any]:
@@ -249,7 +251,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--look-alikes", type=float, default=1.0, help="groups: 1 is some 7,000")
     parser.add_argument("--worlds", type=int, default=HALVES, choices=range(1, HALVES + 1))
     parser.add_argument("--seeds", type=int, default=4, help="worlds of a half to fit on")
-    parser.add_argument("--leaks", type=int, default=4000, help="lone accounts; 0 leaves it out")
+    parser.add_argument("--leaks", type=int, default=2000, help="lone accounts; 0 leaves it out")
     parser.add_argument("--alone", type=int, default=1500, help="accounts of each sort; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bundle", type=Path)
