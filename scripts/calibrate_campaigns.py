@@ -14,6 +14,9 @@ from pathlib import Path
 from stillwatch.model.bundle import manifest_fields, write_bundle
 from stillwatch.model.golden import load_detector
 from stillwatch.training.campaigns import fit_campaigns
+from stillwatch.training.card import with_campaigns
+
+CARD = "README.md"
 
 
 def main() -> int:
@@ -34,7 +37,8 @@ def main() -> int:
     )  # fmt: skip
     bundle = detector.bundle
     fields = {**manifest_fields(bundle.manifest), "campaigns": calibration.model_dump()}
-    written = write_bundle(options.output, fields, dict(bundle.content))
+    card = with_campaigns(bundle.content[CARD].decode(), calibration, figures)
+    written = write_bundle(options.output, fields, {**bundle.content, CARD: card.encode()})
     print(json.dumps({"bundle": written.id, **figures}))
     return 0
 

@@ -100,13 +100,13 @@ def read_half(
     detector: Detector, corpora: Path | None, half: int, seeds: Sequence[int],
     progress: Progress, readings: Path | None = None,
 ) -> list[Communities]:  # fmt: skip
-    """What is read of the worlds of a half, by world. Readings of the same bundle that lie in the
+    """What is read of the worlds of a half, by world. Readings of the same weights that lie in the
     folder `readings` are taken from there, others are put there: delete it when the code of
     worlds or readings changes."""
     found = []
     materials = None
     for seed in seeds:
-        kept = readings and readings / f"{detector.bundle_id}-{half}-{seed}.npz"
+        kept = readings and readings / f"{detector.state_id}-{half}-{seed}.npz"
         if kept and kept.is_file():
             with np.load(kept) as arrays:
                 found.append(Communities(**{**arrays, "ordinary": int(arrays["ordinary"])}))

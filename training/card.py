@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from stillwatch.model.campaigns.risk import CampaignCalibration
 from stillwatch.training.settings import Settings
 
 
@@ -56,3 +58,31 @@ def model_card(settings: Settings, fields: dict[str, Any], figures: dict[str, An
         "",
     ]
     return "\n".join(lines)
+
+
+CAMPAIGNS, LIMITS = "## Campaigns", "## Limits"
+
+
+def with_campaigns(
+    card: str, calibration: CampaignCalibration, figures: Mapping[str, float]
+) -> str:
+    """The card with a section on campaigns, in the place of one that it has."""
+    before, _, after = card.partition(CAMPAIGNS)
+    if after:
+        after = LIMITS + after.partition(LIMITS)[2]
+    else:
+        before, _, after = card.partition(LIMITS)
+        after = LIMITS + after
+    section = [
+        CAMPAIGNS,
+        f"Calibrated on {calibration.origin}. A community of accounts is flagged at "
+        f"{calibration.enter:.3f} and left below {calibration.leave:.3f}. Judged crosswise:",
+        "",
+        "| figure | value |",
+        "| --- | --- |",
+        *[f"| {name} | {value} |" for name, value in figures.items()],
+        "",
+        "`python benchmarks/campaigns.py` measures them among far more ordinary accounts.",
+        "",
+    ]
+    return before + "\n".join(section) + "\n" + after

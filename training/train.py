@@ -20,7 +20,7 @@ from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
 from stillwatch.model.golden import with_golden
 from stillwatch.training.campaigns import fit_campaigns
-from stillwatch.training.card import model_card
+from stillwatch.training.card import model_card, with_campaigns
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
 from stillwatch.training.label_issues import (
@@ -133,16 +133,16 @@ def _fit(
             **{name: metadata.version(name) for name in _VERSIONS},
         },
     }
+    card = model_card(settings, fields, figures)
     if settings.campaign_worlds:
-        content = detector_files(readers, fit, model, "")
+        content = detector_files(readers, fit, model, card)
         detector = Detector(in_memory(with_golden(fields, content, encoder), content), encoder)
         campaigns, found = fit_campaigns(
             detector, corpora, range(settings.campaign_worlds), progress
         )
         fields["campaigns"] = campaigns.model_dump()
-        figures |= {f"of campaigns: {name}": value for name, value in found.items()}
         progress(f"composed worlds: {found}")
-    card = model_card(settings, fields, figures)
+        card = with_campaigns(card, campaigns, found)
     content = detector_files(readers, fit, model, card)
     bundle = write_bundle(output, with_golden(fields, content, encoder), content)
     _write(run_folder / "figures.json", json.dumps(figures, indent=1) + "\n")
