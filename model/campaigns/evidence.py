@@ -28,9 +28,10 @@ MIN_TEXTS = 3
 MIN_VARIETY = 0.2
 """Share of a skeleton's events that have a text of their own, likewise."""
 MAX_KEY_SHARE = 0.02
-"""A key that more of all accounts have, and more than MAX_KEY_ACCOUNTS, is a shared exit, a payment
-service or a client library."""
-MAX_KEY_ACCOUNTS = 50
+"""A key that more of all accounts have, and more than MAX_KEY_ACCOUNTS of its kind, is a shared
+exit, a payment service or a client library."""
+MAX_KEY_ACCOUNTS = {"network": 50, "payment": 50, "client": 3}
+"""A client is the caller's own word, and few words are used."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def skeleton_evidence(table: EventTable, skeletons: Skeletons) -> list[Evidence]
 def key_evidence(keys: Mapping[Key, set[int]], accounts: int) -> list[Evidence]:
     """Accounts that rare keys tie together, directly or through others. `accounts` is how many
     there are in all."""
-    most = max(MAX_KEY_ACCOUNTS, MAX_KEY_SHARE * accounts)
-    rare = sorted(key for key, own in keys.items() if 2 <= len(own) <= most)
+    most = MAX_KEY_SHARE * accounts
+    rare = sorted(
+        key for key, own in keys.items() if 2 <= len(own) <= max(MAX_KEY_ACCOUNTS[key.kind], most)
+    )
     if not rare:
         return []
     rows = np.concatenate([np.full(len(keys[key]), row) for row, key in enumerate(rare)])

@@ -58,6 +58,8 @@ def _together(table: EventTable, accounts: np.ndarray, first: np.ndarray) -> lis
         return []
     hours = (high - low) / 3600
     together = accounts[(first >= low) & (first <= high)]
+    if len(together) < 3:
+        return []
     return [TimingLink("timing", together, f"half of the accounts began within {hours:.1f} hours")]
 
 

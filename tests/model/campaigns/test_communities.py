@@ -98,7 +98,9 @@ def test_rare_keys_tie_accounts_through_others() -> None:
 
 
 def test_what_many_have_ties_nobody() -> None:
-    many = {Key("network", "exit"): set(range(MAX_KEY_ACCOUNTS + 1))}
-    assert key_evidence(many, 100) == []
-    assert len(key_evidence(many, 100_000)) == 1
+    for kind, most in MAX_KEY_ACCOUNTS.items():
+        many = {Key(kind, "one"): set(range(most + 1))}
+        assert key_evidence(many, 100) == []
+        assert len(key_evidence(many, 100_000)) == 1
+        assert len(key_evidence({Key(kind, "one"): set(range(most))}, 100)) == 1
     assert key_evidence({}, 5) == []
