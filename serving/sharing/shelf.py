@@ -1,0 +1,227 @@
+"""What goes out of a desk: reviewed templates that somebody chose to share, and figures.
+
+Who shared what, under which marking, is in the audit log and nowhere else. What was shared once and
+is revoked goes on to go out, as revoked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from datetime import time as midnight
+from typing import Any
+
+from stillwatch.data.errors import InputError, StoreError
+from stillwatch.data.intelligence import (
+    NotShareable,
+    Producer,
+    SharedCampaign,
+    SharedTemplate,
+    Tlp,
+)
+from stillwatch.data.intelligence.review import why_not_shareable
+from stillwatch.data.intelligence.stix_writer import bundle_of, objects_of, template_id
+from stillwatch.serving.desk import Desk, Refused, SiteTemplate
+
+RELEASED, EXPORTED = "sharing.released", "sharing.exported"
+FOREIGN = ("taxii:", "file:")
+"""Beginnings of the sources of what came from others: theirs to share, not ours."""
+PAGE = 500
+"""Entries of the audit log read at a time."""
+
+Campaigns = Callable[[], Sequence[SharedCampaign]]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """That a template is shared: under which marking and since when, None for a file alone."""
+
+    tlp: Tlp
+    time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A bundle, the site's ids of the templates and how many campaigns are in it, and (id, reason)
+    of templates that were left out."""
+
+    bundle: Mapping[str, Any]
+    templates: tuple[str, ...]
+    campaigns: int
+    left_out: tuple[tuple[str, str], ...]
+
+
+def no_campaigns() -> Sequence[SharedCampaign]:
+    """There are none to tell of."""
+    return ()
+
+
+class Shelf:
+    """What of a desk goes out. As safe to share between threads as the desk is."""
+
+    def __init__(self, desk: Desk, campaigns: Campaigns = no_campaigns, name: str = "") -> None:
+        """`campaigns` is asked whenever figures of campaigns are wanted, and gives those that a
+        person confirmed; `name` is what the site calls itself before others."""
+        self.desk = desk
+        self.campaigns = campaigns
+        self._name = name or Producer("").name
+        self._releases: dict[str, Release] = {}
+        self._upto = 0
+        """Number of the last entry of the audit log that `_releases` knows of."""
+        self._producer: Producer | None = None
+
+    def producer(self) -> Producer:
+        """Who shares: known by the audit log, which begins with random digits of its own."""
+        if self._producer is None:
+            first = self.desk.entries(before=2, limit=1)
+            if not first or "log" not in first[0].fields:
+                raise StoreError(
+                    "the desk's audit log must begin with its own digits, however: it does not; "
+                    "run `stillwatch audit verify`"
+                )
+            self._producer = Producer(str(first[0].fields["log"]), self._name)
+        return self._producer
+
+    def share(self, ids: Sequence[str], tlp: Tlp, reviewer: str, reason: str) -> list[SiteTemplate]:
+        """Let every peer that reads the collection have these live templates; all or none.
+        NotShareable, Refused; KeyError for an unknown id."""
+        if not tlp.for_peers:
+            raise NotShareable(
+                f"what peers read must be TLP:CLEAR, TLP:GREEN or TLP:AMBER, however: {tlp} is "
+                "for fewer; share it otherwise"
+            )
+        chosen = [self.desk.templates.get(one) for one in dict.fromkeys(ids)]
+        for one in chosen:
+            self._check(one)
+        fields = {
+            "templates": [one.id for one in chosen], "tlp": tlp.value, "reason": reason.strip(),
+        }  # fmt: skip
+        self.desk.record(RELEASED, reviewer, fields)
+        return chosen
+
+    def released(self) -> dict[str, Release]:
+        """The templates that were shared at any time, by the site's ids."""
+        newest, before = [], None
+        while True:
+            page = self.desk.entries(before=before, limit=PAGE)
+            newest += [one for one in page if one.number > self._upto]
+            if len(page) < PAGE or page[-1].number <= self._upto:
+                break
+            before = page[-1].number
+        releases = dict(self._releases)
+        for entry in reversed(newest):
+            if entry.action in (RELEASED, EXPORTED):
+                tlp = Tlp(entry.fields["tlp"])
+                for one in entry.fields["templates"]:
+                    known = releases.get(one)
+                    if entry.action == RELEASED:
+                        releases[one] = Release(tlp, entry.time)
+                    elif known is None:
+                        releases[one] = Release(tlp, None)
+        if newest:
+            self._releases, self._upto = releases, max(one.number for one in newest)
+        return releases
+
+    def objects(self) -> list[dict[str, Any]]:
+        """STIX objects for peers: what `share` chose, and campaigns marked for peers."""
+        templates, local = [], {}
+        for own, release in self.released().items():
+            site = self.desk.templates.get(own)
+            if release.time is None or site.state not in ("live", "revoked"):
+                continue
+            if why_not_shareable(site.text, self._accounts()) is not None:
+                continue
+            made = self._to_shared(site, release.tlp, max(site.changed, release.time))
+            templates.append(made)
+            local[own] = made.id
+        campaigns = [one for one in self.campaigns() if one.tlp.for_peers]
+        return objects_of(self.producer(), templates, campaigns, local)
+
+    def export(
+        self, tlp: Tlp, reviewer: str, ids: Sequence[str] | None = None,
+        campaigns: Sequence[SharedCampaign] | None = None,
+    ) -> Export:  # fmt: skip
+        """A bundle for a file: these templates, by default all live ones of the site's own, and
+        those that went out before and are revoked. It is noted in the audit log.
+
+        What must not go out is left out and told of; NotShareable if it was named or if nothing is
+        left. Exported twice it is the same.
+        """
+        released = self.released()
+        accounts = self._accounts()
+        kept, left_out = [], []
+        for one in self._chosen(ids, released):
+            why = self._why_not(one, accounts, revoked_too=one.id in released)
+            if why is None:
+                kept.append(one)
+            elif ids is not None:
+                raise NotShareable(f"{one.id} must be fit to be shared, however: {why}")
+            elif not one.source.startswith(FOREIGN):
+                left_out.append((one.id, why))
+        figures = list(self.campaigns() if campaigns is None else campaigns)
+        if not kept and not figures:
+            why = "; ".join(f"{own}: {reason}" for own, reason in left_out)
+            raise NotShareable(
+                "an export must hold a template or a campaign, however: "
+                f"{why or 'none is live'}; approve a template first"
+            )
+        shared = [self._to_shared(one, tlp, one.changed) for one in kept]
+        local = {one.id: own.id for one, own in zip(kept, shared, strict=True)}
+        bundle = bundle_of(self.producer(), shared, figures, local)
+        fields = {
+            "templates": [one.id for one in kept], "campaigns": len(figures), "tlp": tlp.value,
+            "bundle": bundle["id"],
+        }  # fmt: skip
+        self.desk.record(EXPORTED, reviewer, fields)
+        return Export(bundle, tuple(one.id for one in kept), len(figures), tuple(left_out))
+
+    def _chosen(
+        self, ids: Sequence[str] | None, released: Mapping[str, Release]
+    ) -> list[SiteTemplate]:
+        if ids is not None:
+            return [self.desk.templates.get(one) for one in dict.fromkeys(ids)]
+        found = self.desk.templates.find()
+        return [
+            one
+            for one in reversed(found)
+            if one.state == "live" or (one.state == "revoked" and one.id in released)
+        ]
+
+    def _check(self, template: SiteTemplate) -> None:
+        why = self._why_not(template, self._accounts(), revoked_too=False)
+        if why is not None:
+            raise Refused(f"{template.id} must be fit to be shared, however: {why}")
+
+    def _why_not(
+        self, template: SiteTemplate, accounts: Iterable[str], revoked_too: bool
+    ) -> str | None:
+        if template.source.startswith(FOREIGN):
+            return "it came from another provider, whose it is to share"
+        if template.state != "live" and not (template.state == "revoked" and revoked_too):
+            return (
+                f"it is {template.state}, and only what a person approved after a replay goes out"
+            )
+        why = why_not_shareable(template.text, accounts)
+        return None if why is None else f"its text holds {why}; add one without it"
+
+    def _accounts(self) -> list[str]:
+        """Accounts that the desk has decided on: their ids must stand in nothing that goes out."""
+        return list(self.desk.all_present())
+
+    def _to_shared(self, one: SiteTemplate, tlp: Tlp, modified: float) -> SharedTemplate:
+        until = datetime.combine(date.fromisoformat(one.expires), midnight(), UTC).timestamp()
+        return SharedTemplate(
+            id=template_id(self.producer(), one.id, one.intent, one.text), text=one.text,
+            intent=one.intent, language=one.language, created=one.added, modified=modified,
+            valid_from=one.added, valid_until=until, revoked=one.state == "revoked", tlp=tlp,
+        )  # fmt: skip
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """InputError for an id that no template of a site can have."""
+    if not all(one.startswith("site-") for one in ids):
+        raise InputError(
+            "--id must be that of a template of the site, however: another; see `stillwatch "
+            "templates list --desk`"
+        )
