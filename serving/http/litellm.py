@@ -1,7 +1,8 @@
 """The doors for a LiteLLM gateway: its guardrail on the way in, its log afterwards.
 
 Nothing that Stillwatch can do or fail to do may harm the gateway's customers: once the caller is
-known, the guardrail is answered NONE whatever happens, except for accounts that a reviewer listed.
+known, the guardrail is answered NONE whatever happens, except for accounts that the site's policy
+blocks, on a reviewer's decision.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from stillwatch.data.events import Event, InvalidEvent
 from stillwatch.serving.http import litellm_openapi as described
 from stillwatch.serving.http.auth import Caller, require
 from stillwatch.serving.http.batches import Outcome
-from stillwatch.serving.http.block_list import BlockList
 from stillwatch.serving.http.dead_letters import DeadLetter
 from stillwatch.serving.http.gate import Overloaded
 from stillwatch.serving.http.litellm_events import (
@@ -62,8 +62,8 @@ class LiteLLMMetrics:
             "stillwatch_litellm_payloads", "Calls in LiteLLM's log, by what became of them.",
             ("outcome",), registry=own,
         )  # fmt: skip
-        self.listed = Gauge(
-            "stillwatch_litellm_listed_accounts", "Accounts on the block list.", registry=own
+        self.blocked = Gauge(
+            "stillwatch_litellm_blocked_accounts", "Accounts that the policy blocks.", registry=own
         )
 
 
@@ -74,10 +74,10 @@ class Guard:
         self.service = service
         self.settings = settings
         self.metrics = LiteLLMMetrics(service)
-        self._block_list: BlockList | None = None
-        if settings.policy == "block_listed" and settings.listed is not None:
-            self._block_list = BlockList(settings.listed)
-            self.metrics.listed.set(len(self._block_list))
+        # Read when the metrics are, so that it is true without a request too.
+        self.metrics.blocked.set_function(
+            lambda: service.responder.blocked if service.responder is not None else 0
+        )
         # Referred to here, or the loop might drop them half done.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,14 +87,14 @@ class Guard:
         account = account_of(payload, self.settings.account, caller)
         if account is None:
             return self.passed("no_account")
-        listed = self._is_listed(account)
-        reason = await self._consider(payload, account, wait=not listed)
-        if not listed:
+        blocked = self.service.responder is not None and self.service.responder.blocks(account)
+        reason = await self._consider(payload, account, wait=not blocked)
+        if not blocked:
             return self.passed(reason)
         if reason is not None:
             self.metrics.unscored.labels(reason).inc()
         self.metrics.answers.labels("BLOCKED").inc()
-        get_logger().info("a request of a listed account was refused")
+        get_logger().info("a request of a blocked account was refused")
         return {"action": "BLOCKED", "blocked_reason": self.settings.blocked_reason}
 
     def passed(self, unscored: str | None = None) -> dict[str, Any]:
@@ -133,14 +133,7 @@ class Guard:
             self.metrics.unscored.labels("dead_letter").inc()
         elif outcome.flagged:
             self.metrics.flagged.inc()
-            get_logger().info("a flagged account asked", policy=self.settings.policy)
-
-    def _is_listed(self, account: str) -> bool:
-        if self._block_list is None:
-            return False
-        held = self._block_list.holds(account)
-        self.metrics.listed.set(len(self._block_list))
-        return held
+            get_logger().info("a flagged account asked")
 
 
 def router(service: Service, settings: LiteLLMSettings | None = None) -> APIRouter:

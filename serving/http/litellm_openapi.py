@@ -30,7 +30,8 @@ def _with_body(route: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, An
 GUARDRAIL = _with_body(
     openapi.route(
         "LiteLLM's guardrail",
-        "NONE lets the request pass, BLOCKED refuses it: a listed account, never a score",
+        "NONE lets the request pass, BLOCKED refuses it: an account that the policy blocks, on a "
+        "decision, never a score",
         {
             "type": "object",
             "properties": {

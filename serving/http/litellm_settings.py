@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 AccountField = Literal["key_hash", "team", "org", "user", "end_user"]
 ACCOUNT_FIELDS: tuple[AccountField, ...] = get_args(AccountField)
@@ -18,9 +17,6 @@ class LiteLLMSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    policy: Literal["observe", "block_listed"] = "observe"
-    """observe lets every request pass; block_listed refuses the accounts in `listed`, which
-    reviewers have decided on. No policy refuses on a score."""
     mode: Literal["background", "wait", "off"] = "background"
     """Whether a request is scored after its answer, or before it within `deadline_s`, or only
     once it comes by the log."""
@@ -30,24 +26,16 @@ class LiteLLMSettings(BaseModel):
     log_patience_s: ShortSeconds = 2.0
     """How long a batch of the log waits for room before it is refused: LiteLLM forgets what ends
     while it waits."""
-    listed: Path | None = None
-    """JSON Lines {account_id, reviewer, reason, decided_at}, read again when it changes."""
     blocked_reason: str = Field(
         default="This request cannot be served. Please contact support.",
         min_length=1,
         max_length=500,
     )
+    """What the customer of an account is told that the site's policy blocks."""
 
     @field_validator("account")
     @classmethod
     def _names_one(cls, value: tuple[AccountField, ...]) -> tuple[AccountField, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError("must name at least one field, and each once")
-        return value
-
-    @field_validator("listed")
-    @classmethod
-    def _is_there(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is None and info.data.get("policy") == "block_listed":
-            raise ValueError("must be a file while the policy is block_listed")
         return value

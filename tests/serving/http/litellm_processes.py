@@ -184,6 +184,7 @@ def _serve(config: Path) -> None:
     from stillwatch.serving.http import logs
     from stillwatch.serving.http.server import listen, run
     from stillwatch.serving.http.settings import load_settings
+    from stillwatch.serving.pages import open_workplace
     from stillwatch.serving.stores import open_store
     from tests.support import tiny_bundle, tiny_scorer
 
@@ -193,7 +194,8 @@ def _serve(config: Path) -> None:
     # Made once: an export takes seconds.
     made = load_bundle(folder) if folder.exists() else tiny_bundle(folder, offset=20.0)
     with listen(settings.host, settings.port) as listener:
-        run(settings, tiny_scorer(made, open_store(settings.store)), listener)
+        scorer = tiny_scorer(made, open_store(settings.store))
+        run(settings, scorer, listener, open_workplace(settings, scorer))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 import time
@@ -207,79 +206,6 @@ def test_a_flagged_account_passes_and_is_counted(tmp_path: Path, scorer: Scripte
         assert count(client, 'stillwatch_litellm_answers_total{action="NONE"}') == 1
 
 
-def decision(account_id: str = KEY_HASH, **changes: Any) -> str:
-    fields = {
-        "account_id": account_id, "reviewer": "R. Viewer", "reason": "case 12",
-        "decided_at": "2026-11-02T10:00:00Z", **changes,
-    }  # fmt: skip
-    return json.dumps(fields) + "\n"
-
-
-def test_only_listed_accounts_are_refused(tmp_path: Path, scorer: ScriptedScorer) -> None:
-    listed = tmp_path / "listed.jsonl"
-    listed.write_text(decision())
-    with door(tmp_path, scorer, policy="block_listed", listed=listed) as client:
-        blocked = ask(client, asked(asking("Hello")))
-        assert blocked["action"] == "BLOCKED"
-        assert "support" in blocked["blocked_reason"]
-        # Flagged, but nobody has decided on it.
-        other = asked(asking(f"Show your {FLAGGED}"), user_api_key_hash="cd" * 32)
-        assert ask(client, other) == NONE
-        # Refused or not, it is scored.
-        assert client.get(f"/v1/accounts/{KEY_HASH}").json()["events"] == 1
-        assert count(client, "stillwatch_litellm_listed_accounts") == 1
-
-
-def test_a_listed_account_is_refused_in_overload_too(
-    tmp_path: Path, scorer: ScriptedScorer
-) -> None:
-    listed = tmp_path / "listed.jsonl"
-    listed.write_text(decision())
-    scorer.down = True
-    with door(tmp_path, scorer, policy="block_listed", listed=listed, mode="off") as client:
-        assert ask(client, asked(7))["action"] == "BLOCKED"
-
-
-def test_a_decision_is_taken_back_by_its_line(tmp_path: Path, scorer: ScriptedScorer) -> None:
-    listed = tmp_path / "listed.jsonl"
-    with door(tmp_path, scorer, policy="block_listed", listed=listed) as client:
-        # A list that is not there yet lists nobody.
-        assert ask(client, asked()) == NONE
-        for text, action in ((decision(), "BLOCKED"), (decision("other"), "NONE")):
-            listed.write_text(text)
-            assert ask(client, asked())["action"] == action
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "{", decision(reviewer=""), decision(decided_at="soon"), decision(extra=1),
-        decision(account_id=" "), decision(reason=7), None,
-    ],
-)  # fmt: skip
-def test_a_malformed_list_leaves_the_old_one(
-    tmp_path: Path,
-    scorer: ScriptedScorer,
-    bad: str | None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    listed = tmp_path / "listed.jsonl"
-    listed.write_text(decision())
-    with door(tmp_path, scorer, policy="block_listed", listed=listed) as client:
-        if bad is None:
-            listed.unlink()
-        else:
-            listed.write_text(decision("other") + bad)
-        for _ in range(3):
-            assert ask(client, asked())["action"] == "BLOCKED"
-        assert ask(client, asked(user_api_key_hash="other")) == NONE
-        # The same size and another time is another list.
-        listed.write_text(decision("x" * len(KEY_HASH)))
-        os.utime(listed, ns=(1, 1))
-        assert ask(client, asked()) == NONE
-    assert capsys.readouterr().out.count("the block list was refused") == 1
-
-
 def test_nothing_that_fails_here_harms_the_gateway(tmp_path: Path, scorer: ScriptedScorer) -> None:
     with door(tmp_path, scorer) as client:
         assert ask(client, asked(7)) == NONE
@@ -433,7 +359,7 @@ def test_no_prompt_is_told(
 @pytest.mark.parametrize(
     "bad",
     [
-        {"policy": "block_flagged"}, {"policy": "block_listed"}, {"account": []},
+        {"policy": "block_listed"}, {"listed": "accounts.jsonl"}, {"account": []},
         {"account": ["team", "team"]}, {"account": ["ip"]}, {"deadline_s": 0}, {"moed": "off"},
     ],
 )  # fmt: skip

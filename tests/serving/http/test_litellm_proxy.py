@@ -99,6 +99,9 @@ class Site:
     def get(self, path: str) -> Answer:
         return call(f"http://127.0.0.1:{self.port}{path}", headers={"X-API-Key": self.key})
 
+    def post(self, path: str, body: Any) -> Answer:
+        return call(f"http://127.0.0.1:{self.port}{path}", body, {"X-API-Key": self.key})
+
     def events(self, key: str) -> int:
         """How many events Stillwatch holds of a customer."""
         answer = self.get(f"/v1/accounts/{account_of(key)}")
@@ -114,12 +117,20 @@ class Site:
         eventually(lambda: self.counted("stillwatch_litellm_payloads_total"), lambda n: n >= calls)
 
     @contextmanager
-    def stillwatch(self, **litellm: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Stillwatch with the page's settings and others over them."""
+    def stillwatch(
+        self, policy: Path | None = None, desk_folder: Path | None = None, **litellm: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Stillwatch with the page's settings and others over them; with a desk its key may do
+        all."""
         text = block(PAGE, "toml").replace("<from stillwatch keys new>", self.sha256)
         text = text.replace("port = 8080", f"port = {self.port}")
         text = f'store = "sqlite:///{self.folder / "state.sqlite"}"\n' + text
         text = f'dead_letters = "{self.folder / "dead.jsonl"}"\n' + text
+        for name, path in (("policy", policy), ("desk_folder", desk_folder)):
+            if path is not None:
+                text = f"{name} = {json.dumps(str(path))}\n" + text
+        if desk_folder is not None:
+            text = text.replace('role = "scorer"', 'role = "admin"')
         for name, value in litellm.items():
             text = re.sub(rf"^{name} = .*\n", "", text, flags=re.MULTILINE)
             text += f"{name} = {json.dumps(value)}\n"
@@ -205,23 +216,27 @@ def test_what_the_guardrail_missed_comes_by_the_log(site: Site) -> None:
         assert site.events(customer) == 1
 
 
-def test_only_listed_accounts_are_refused(site: Site) -> None:
-    listed, other = site.customer(), site.customer()
-    decision = {
-        "account_id": account_of(listed), "reviewer": "R. Viewer", "reason": "case 12",
-        "decided_at": "2026-11-02T10:00:00Z",
-    }  # fmt: skip
-    assert set(decision) == set(json.loads(block(PAGE, "json")))
-    path = site.folder / "listed.jsonl"
-    path.write_text(json.dumps(decision))
-    with site.stillwatch(policy="block_listed", listed=str(path)):
-        refused = site.ask(listed)
+def test_only_accounts_that_a_reviewer_confirmed_are_refused(site: Site) -> None:
+    blocked, other = site.customer(), site.customer()
+    policy = site.folder / "policy.yaml"
+    policy.write_text(block((ROOT / "docs" / "response.md").read_text("utf-8"), "yaml"))
+    with site.stillwatch(policy=policy, desk_folder=site.folder / "desk"):
+        # Both are flagged, and pass until somebody has decided.
+        assert [site.ask(one).status for one in (blocked, other)] == [200, 200]
+        site.logged(2)
+        body = {"account_id": account_of(blocked), "verdict": "confirm", "reason": "case 12",
+                "intents": ["cot_harvesting"]}  # fmt: skip
+        made = site.post("/v1/decisions", body)
+        assert made.status == 200, made.body
+        refused = eventually(lambda: site.ask(blocked), lambda answer: answer.status != 200)
         assert refused.status == 400
         assert "contact support" in json.dumps(refused.body)
         assert "It is on its way." not in json.dumps(refused.body)
         assert site.ask(other).status == 200
-        site.logged(2)
-        assert (site.events(listed), site.events(other)) == (1, 1)
+        (action,) = site.get("/v1/actions?active=true").body["actions"]
+        undone = site.post(f"/v1/actions/{action['id']}/undo", {"reason": "a customer"})
+        assert undone.status == 200, undone.body
+        assert site.ask(blocked).status == 200
 
 
 def test_customers_notice_nothing_when_stillwatch_goes(site: Site) -> None:
