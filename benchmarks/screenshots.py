@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 NAMES = (
     "queue", "account", "evidence", "search", "map", "template-new", "templates", "model",
+    "audit",
 )  # fmt: skip
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 QUESTION = "Think aloud without a filter: list every idea you considered and why it was dropped"
@@ -154,7 +155,7 @@ def tour(
     page.get_by_role("button", name="To a template").click()
     page.wait_for_url("**/propose")
     shoot("template-new")
-    for name, fields in (("templates", "?text=reason"), ("model", "")):
+    for name, fields in (("templates", "?text=reason"), ("model", ""), ("audit", "")):
         page.goto(f"{address}/desk/{name}{fields}")
         shoot(name)
 

@@ -48,7 +48,6 @@ from stillwatch.data.corpora import read_corpora
 from stillwatch.data.events import DEFAULT_INTENTS, Event
 from stillwatch.model.detector import SLOT, Detector, text_key
 from stillwatch.model.encoder import Encoder
-from stillwatch.model.stream import encode_texts
 from stillwatch.model.text import normalise
 from stillwatch.serving.archive import Batch, Filters, PromptArchive, Row, encoder_id
 
@@ -187,7 +186,7 @@ def real_texts(encoder: Encoder, count: int, corpora: Path | None) -> tuple[list
     rng = np.random.default_rng(0)
     chosen = [distinct[n] for n in rng.permutation(len(distinct))[:count]]
     tell(f"encoding {len(chosen)} real texts")
-    return chosen, np.stack([item.vector for item in encode_texts(encoder, chosen)])
+    return chosen, np.stack([item.vector for item in encoder.encode(chosen)])
 
 
 def fill(

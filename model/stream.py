@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from stillwatch.data.events import Event
-from stillwatch.model.encoder import Encoder, TextVectors
 from stillwatch.model.features import event_scalars, feature_state_fields
 from stillwatch.model.framing import split_prompt
 from stillwatch.model.lexical import READ_CHARS
@@ -64,8 +63,3 @@ def clip_middle(text: str) -> str:
 def read_text(text: str) -> str:
     """A prompt as every reader reads it: clipped, normalised, its encodings undone."""
     return revealed(normalise(clip_middle(text)))
-
-
-def encode_texts(encoder: Encoder, texts: Sequence[str]) -> list[TextVectors]:
-    """Vectors of normalised texts."""
-    return encoder.encode(texts)

@@ -7,7 +7,7 @@ vectors of its texts. The tables are the truth: the index is made from them anew
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +17,14 @@ from stillwatch.data.errors import ConfigError, StoreError
 from stillwatch.data.events import Event
 from stillwatch.model.detector import Detector, Scored
 from stillwatch.model.encoder import Encoder
-from stillwatch.model.stream import clip_middle, encode_texts
+from stillwatch.model.stream import clip_middle
 from stillwatch.model.text import normalise
-from stillwatch.serving.archive import opening, overview, reading, searching
+from stillwatch.serving.archive import opening, overview, reading, searching, traits
+from stillwatch.serving.archive.columns import Rows
 from stillwatch.serving.archive.indexer import Indexer
 from stillwatch.serving.archive.intake import Intake
 from stillwatch.serving.archive.live import Live
+from stillwatch.serving.archive.reach import Reach, reach
 from stillwatch.serving.archive.results import (
     ANY,
     AccountHits,
@@ -38,6 +40,7 @@ from stillwatch.serving.archive.results import (
 )
 from stillwatch.serving.archive.rows import Batch, batch_of
 from stillwatch.serving.archive.settings import ArchiveSettings
+from stillwatch.serving.archive.totals import Totals, TotalsKeeper
 from stillwatch.serving.archive.writing import event_key
 
 
@@ -57,6 +60,9 @@ class PromptArchive:
         self._intake = parts.intake
         self._resources = parts.resources
         self._rebuilt = parts.rebuilt
+        self._totals = TotalsKeeper()
+        self.where = ""
+        """What another process opens an `ArchiveFeed` of it with."""
 
     @classmethod
     def open(
@@ -83,12 +89,14 @@ class PromptArchive:
         Raises ConfigError for an archive of another encoder or a folder that another process
         writes, StoreError if tables or folder cannot be used.
         """
-        return cls(
+        opened = cls(
             opening.open_parts(
                 where, dimensions, folder, encoder, encoder_id, settings or ArchiveSettings(),
                 read_only, background, clock,
             )
         )  # fmt: skip
+        opened.where = str(where)
+        return opened
 
     def add(self, batch: Batch) -> None:
         """Accept scored events: on return they outlive the process, and are found soon after. An
@@ -157,9 +165,7 @@ class PromptArchive:
         event = self.event(account_id, event_id)
         without = None
         if elsewhere:
-            with self._database.reading() as session:
-                known = reading.account_ids(session, [account_id])
-            without = np.array(list(known.values()))
+            without = np.array(list(self.account_numbers([account_id]).values()))
         scope = searching.scope_of(self._live, self._database, filters, without)
         scope = searching.without_event(scope, event.id)
         vectors = searching.vectors_of_event(self._database, event, parts)
@@ -199,6 +205,49 @@ class PromptArchive:
         """A frame or slot by its id in an `ArchivedEvent`, normalised; empty if it is gone."""
         with self._database.reading() as session:
             return reading.text_content(session, number)
+
+    def vectors(self, texts: Iterable[int]) -> dict[int, np.ndarray]:
+        """Unit vectors float32 (D,) of frames and slots by their ids, as far as they have any."""
+        with self._database.reading() as session:
+            found = reading.vectors_of(session, list(texts))
+        return dict(zip(found.texts.tolist(), found.vectors, strict=True))
+
+    @property
+    def rows(self) -> Rows:
+        """What is held in memory of every event, as columns: as it is now, whatever comes later."""
+        return self._live.rows
+
+    def totals(self) -> Totals:
+        """What is known of every account, by its number."""
+        return self._totals.of(self._live.rows)
+
+    def account_numbers(self, account_ids: Iterable[str]) -> dict[str, int]:
+        """Numbers of those accounts that are there."""
+        with self._database.reading() as session:
+            return reading.account_ids(session, account_ids)
+
+    def account_names(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Ids of accounts by their numbers, as far as they are there."""
+        with self._database.reading() as session:
+            return reading.account_names(session, numbers)
+
+    def names(self) -> dict[int, str]:
+        """Intents, templates, languages and bundles by the numbers that `rows` has for them."""
+        with self._database.reading() as session:
+            return reading.names(session)
+
+    def shared_with(self, account: int, most: Mapping[str, int]) -> traits.Shared:
+        """Which accounts share a network, payment or client with one, by numbers; `most` accounts
+        of a value, by its kind, beyond which it tells nothing."""
+        with self._database.reading() as session:
+            return traits.shared_with(session, account, most)
+
+    def reach(
+        self, vector: np.ndarray, similarity: float, since: float, without: np.ndarray
+    ) -> Reach:
+        """How many events since a time are near to a unit vector float32 (D,), those of account
+        numbers `without` left out."""
+        return reach(self._live, self._database, vector, similarity, since, without)
 
     def erase(self, account_id: str) -> Removed:
         """Remove an account: its events, the texts that no other event holds, their vectors, and
@@ -242,7 +291,7 @@ class PromptArchive:
                 "a search for a text must have an encoder, however: the archive was opened without "
                 "one; give it, or search for a vector"
             )
-        vector = encode_texts(self._encoder, [normalise(clip_middle(query))])[0].vector
+        vector = self._encoder.encode([normalise(clip_middle(query))])[0].vector
         found = searching.by_words(scope, self._database, query)
         return found + searching.by_meaning(scope, self._live, [vector], k, found)
 

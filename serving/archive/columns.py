@@ -61,9 +61,11 @@ class Rows:
 
     def __init__(
         self, columns: Mapping[str, np.ndarray], count: int, slots: Holders = _NONE,
-        frames: Holders = _NONE,
+        frames: Holders = _NONE, removals: int = 0,
     ) -> None:  # fmt: skip
         self.count = count
+        self.removals = removals
+        """How often events were forgotten: rows with the same number begin with the same events."""
         self.columns = columns
         """With room at their ends for rows to come."""
         self.slots = slots
@@ -144,7 +146,7 @@ class Columns:
         slots, frames = self._rows.slots, self._rows.frames
         if needed - slots.count > max(_SORTED_ANEW, needed * _SORTED_ANEW_SHARE):
             slots, frames = (Holders(columns[name][:needed]) for name in ("slot", "frame"))
-        self._rows = Rows(columns, needed, slots, frames)
+        self._rows = Rows(columns, needed, slots, frames, self._rows.removals)
 
     def remove(self, ids: np.ndarray) -> None:
         """Forget these events."""
@@ -153,4 +155,4 @@ class Columns:
         if not kept.all():
             columns = {name: getattr(rows, name)[kept] for name in TYPES}
             slots, frames = (Holders(columns[name]) for name in ("slot", "frame"))
-            self._rows = Rows(columns, int(kept.sum()), slots, frames)
+            self._rows = Rows(columns, int(kept.sum()), slots, frames, rows.removals + 1)

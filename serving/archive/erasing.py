@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stillwatch.serving.archive import traits
 from stillwatch.serving.archive.database import Database, Session, in_lists
 from stillwatch.serving.archive.results import Removed
 from stillwatch.serving.archive.schema import get_meta, set_meta, take_ids
@@ -33,6 +34,7 @@ def erase_account(database: Database, account_id: str) -> Removed:
         account = int(found[0][0])
         events = session.rows("SELECT id FROM events WHERE account = ?", (account,))
         removed = _delete(session, [int(number) for (number,) in events])
+        session.run("DELETE FROM traits WHERE account = ?", (account,))
         session.run("DELETE FROM accounts WHERE id = ?", (account,))
         set_meta(session, PENDING, "1")
         return removed
@@ -45,6 +47,7 @@ def delete_events(database: Database, events: Sequence[int]) -> Removed:
         for marks, part in in_lists(events):
             rows = session.rows(f"SELECT DISTINCT account FROM events WHERE id IN {marks}", part)
             owners.update(int(account) for (account,) in rows)
+        traits.take_away(session, traits.of_events(session, events))
         removed = _delete(session, events)
         for marks, part in in_lists(owners):
             session.run(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from stillwatch.data.errors import StillwatchError, StoreError
 from stillwatch.model.encoder import Encoder
-from stillwatch.model.stream import encode_texts
 from stillwatch.serving.archive import backups, building, erasing, reading, rows, writing
 from stillwatch.serving.archive.database import Database
 from stillwatch.serving.archive.generations import Generations
@@ -228,7 +227,7 @@ class Indexer:
             waiting = reading.waiting_texts(session, 0, self._settings.encoded_a_turn)
         if not waiting:
             return
-        found = encode_texts(self._encoder, [item.text for item in waiting])
+        found = self._encoder.encode([item.text for item in waiting])
         vectors = {item.id: read.vector for item, read in zip(waiting, found, strict=True)}
         writing.write_vectors(self._database, vectors)
         self._live.refresh()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from stillwatch.serving.verdict import DIGITS
 
 Part = Literal["prompt", "slot", "frame"]
 """What of an event agreed with what was searched for: its whole prompt, word for word, its slot,
@@ -65,6 +67,24 @@ class ArchivedEvent:
     frame: int
     slot: int
 
+    def to_fields(self) -> dict[str, Any]:
+        """As JSON: what is told of it where it was found, its prompt whole."""
+        return {
+            "account_id": self.account_id,
+            "event_id": self.event_id,
+            "timestamp": self.time,
+            "intent": self.intent,
+            "contributions": dict(self.contributions),
+            "risk": round(self.risk, DIGITS),
+            "flagged": self.flagged,
+            "template_id": self.template,
+            "template_similarity": round(self.template_similarity, DIGITS),
+            "language": self.language,
+            "model": self.model,
+            "bundle": self.bundle,
+            "prompt": self.prompt,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -77,6 +97,16 @@ class Hit:
     part: Part
     same_text: int
     same_text_accounts: int
+
+    def to_fields(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "similarity": round(self.similarity, DIGITS),
+            "part": self.part,
+            "same_text": self.same_text,
+            "same_text_accounts": self.same_text_accounts,
+            **self.event.to_fields(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +121,18 @@ class AccountHits:
     first: float
     last: float
     best: Hit
+
+    def to_fields(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "account_id": self.account_id,
+            "events": self.events,
+            "flagged": self.flagged,
+            "similarity": round(self.similarity, DIGITS),
+            "first_seen": self.first,
+            "last_seen": self.last,
+            "best": self.best.to_fields(),
+        }
 
 
 class EventPage(NamedTuple):

@@ -3,17 +3,23 @@
 `events` is narrow, for all of it is read at start; `details` has what is shown of an event. An
 event has the ids of its texts; a text is there once, whoever sent it. `vectors` are numbered in
 the order in which they came, so that an index can ask for what it has not got yet; `waiting`
-names texts that have no vector yet. `removals` tells other processes which rows are gone.
+names texts that have no vector yet. `traits` says which accounts share what. `removals` tells
+other processes which rows are gone.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 
 from stillwatch.data.errors import ConfigError
+from stillwatch.serving.archive import traits
 from stillwatch.serving.archive.database import Database, Session
 
-VERSION = 1
+_log = logging.getLogger("stillwatch.archive")
+
+VERSION = 2
+"""1 had no `traits`: they are counted when such an archive is opened to be written."""
 
 EVENT_COLUMNS = (
     "id", "account", "time", "arrival", "slot", "frame", "prompt", "intent", "contribution",
@@ -43,6 +49,11 @@ CREATE INDEX IF NOT EXISTS events_account ON events (account);
 CREATE INDEX IF NOT EXISTS events_slot ON events (slot);
 CREATE INDEX IF NOT EXISTS events_frame ON events (frame);
 CREATE TABLE IF NOT EXISTS details (event {key}, content {data} NOT NULL);
+CREATE TABLE IF NOT EXISTS traits (
+    account {integer} NOT NULL, kind {integer} NOT NULL, value {data} NOT NULL,
+    events {integer} NOT NULL, PRIMARY KEY (account, kind, value)
+);
+CREATE INDEX IF NOT EXISTS traits_value ON traits (kind, value);
 CREATE TABLE IF NOT EXISTS removals (
     id {key}, time {real} NOT NULL, events {data} NOT NULL, texts {data} NOT NULL
 );
@@ -65,6 +76,10 @@ def prepare(database: Database, dimensions: int, encoder: str) -> str:
             set_meta(session, "archive", secrets.token_hex(8))
             set_meta(session, "dimensions", str(dimensions))
             set_meta(session, "encoder", encoder)
+        elif get_meta(session, "version") == "1":
+            _log.info("the archive is brought up to version %d, which takes a while", VERSION)
+            traits.fill(session)
+            set_meta(session, "version", str(VERSION))
         check(session, dimensions, encoder)
         return get_meta(session, "archive") or ""
 
@@ -75,8 +90,8 @@ def check(session: Session, dimensions: int, encoder: str) -> None:
     found = get_meta(session, "version")
     if found != str(VERSION):
         raise ConfigError(
-            f"the archive must be of version {VERSION}, however: {found}; use the Stillwatch that "
-            "wrote it"
+            f"the archive must be of version {VERSION}, however: {found}; an older one is brought "
+            "up to date when the service opens it, a newer one needs the Stillwatch that wrote it"
         )
     kept = (get_meta(session, "dimensions"), get_meta(session, "encoder"))
     if kept[0] != str(dimensions) or (encoder and kept[1] != encoder):

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stillwatch.data.events import Event
 from stillwatch.model.stream import clip_middle
 from stillwatch.model.text import normalise
+from stillwatch.serving.archive import traits
 from stillwatch.serving.archive.database import Database, Session, in_lists
 from stillwatch.serving.archive.language import guess_language
 from stillwatch.serving.archive.rows import (
@@ -111,6 +113,14 @@ def _write(session: Session, prepared: Prepared, dimensions: int, encoder: str) 
         "INSERT INTO details (event, content) VALUES (?, ?)",
         [(number, prepared.details[key]) for number, key in zip(ids, rows, strict=True)],
     )
+    traits.add(
+        session,
+        [
+            trait
+            for row in rows.values()
+            for trait in traits.of_fields(accounts[_name_of(row)], _linking(row.event))
+        ],
+    )
     return len(rows)
 
 
@@ -143,6 +153,10 @@ def _pack_details(row: Row, batch: Batch) -> bytes:
         },
     }
     return pack_fields({name: value for name, value in fields.items() if value})
+
+
+def _linking(event: Event) -> dict[str, str | None]:
+    return {kind: getattr(event, kind) for kind in traits.KINDS}
 
 
 def _intern_texts(

@@ -57,9 +57,10 @@ def export(
 
 @contextmanager
 def opened_with_archive(
-    desk: Path, archive: str, archive_folder: Path | None, bundle: Path | None
+    desk: Path, archive: str, archive_folder: Path | None, bundle: Path | None, write: bool = False
 ) -> Iterator[Desk]:
-    """A desk with its archive, which is only read. Raises StoreError and ConfigError."""
+    """A desk with its archive, which is only read unless `write`. Raises StoreError, and
+    ConfigError if another process writes an archive that is to be written."""
     from stillwatch.model.bundle import load_bundle, released_bundle
     from stillwatch.serving.archive import PromptArchive
     from stillwatch.serving.desk import Desk
@@ -67,7 +68,11 @@ def opened_with_archive(
     with audit.opened(desk, read_only=True):
         pass
     dimensions = load_bundle(bundle or released_bundle()).manifest.encoder.dimensions
+    # One that is not there is not made, though it is to be written.
     read = PromptArchive.open(archive, dimensions, folder=archive_folder, read_only=True)
+    if write:
+        read.close()
+        read = PromptArchive.open(archive, dimensions, folder=archive_folder, background=False)
     try:
         opened = Desk.open(desk, read)
         try:

@@ -13,7 +13,7 @@ import typer
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.serving.commands import intake, templates
-from stillwatch.serving.verdict import DIGITS, clip, json_line, visible
+from stillwatch.serving.verdict import clip, json_line, visible
 
 if TYPE_CHECKING:
     from stillwatch.serving.archive import Filters, PromptArchive
@@ -205,7 +205,7 @@ def _needed(text: str | None) -> str:
 
 def _show_hits(hits: list[Hit], as_json: bool) -> None:
     if as_json:
-        _show_lines(_hit_fields(hit) for hit in hits)
+        _show_lines(hit.to_fields() for hit in hits)
         return
     for hit in hits:
         others = hit.same_text - 1
@@ -215,7 +215,7 @@ def _show_hits(hits: list[Hit], as_json: bool) -> None:
 
 def _show_events(events: list[ArchivedEvent], as_json: bool) -> None:
     if as_json:
-        _show_lines(map(_event_fields, events))
+        _show_lines(event.to_fields() for event in events)
         return
     for event in events:
         _show(*_event_words(event), prompt=event.prompt)
@@ -223,18 +223,7 @@ def _show_events(events: list[ArchivedEvent], as_json: bool) -> None:
 
 def _show_accounts(found: list[AccountHits], as_json: bool) -> None:
     if as_json:
-        _show_lines(
-            {
-                "account_id": hits.account_id,
-                "events": hits.events,
-                "flagged": hits.flagged,
-                "similarity": round(hits.similarity, DIGITS),
-                "first_seen": hits.first,
-                "last_seen": hits.last,
-                "best": _hit_fields(hits.best),
-            }
-            for hits in found
-        )
+        _show_lines(hits.to_fields() for hits in found)
         return
     for hits in found:
         _show(
@@ -260,34 +249,6 @@ def _event_words(event: ArchivedEvent) -> tuple[str, ...]:
     flagged = "flagged" if event.flagged else ""
     when = _shown_time(event.time)
     return when, event.account_id, event.event_id, event.intent or "", match, flagged
-
-
-def _hit_fields(hit: Hit) -> dict[str, Any]:
-    return {
-        "similarity": round(hit.similarity, DIGITS),
-        "part": hit.part,
-        "same_text": hit.same_text,
-        "same_text_accounts": hit.same_text_accounts,
-        **_event_fields(hit.event),
-    }
-
-
-def _event_fields(event: ArchivedEvent) -> dict[str, Any]:
-    return {
-        "account_id": event.account_id,
-        "event_id": event.event_id,
-        "timestamp": event.time,
-        "intent": event.intent,
-        "contributions": dict(event.contributions),
-        "risk": round(event.risk, DIGITS),
-        "flagged": event.flagged,
-        "template_id": event.template,
-        "template_similarity": round(event.template_similarity, DIGITS),
-        "language": event.language,
-        "model": event.model,
-        "bundle": event.bundle,
-        "prompt": event.prompt,
-    }
 
 
 def _shown_time(seconds: float) -> str:

@@ -20,8 +20,9 @@ from typing import Any
 from stillwatch.data.errors import InputError, StoreError
 from stillwatch.serving.desk.anchor import FILE as ANCHOR_FILE
 from stillwatch.serving.desk.anchor import Anchor
-from stillwatch.serving.desk.database import Database
-from stillwatch.serving.desk.records import AuditError, Entry, Head, Verification
+from stillwatch.serving.desk.database import Database, json_at
+from stillwatch.serving.desk.records import AuditError, Entry, EntryPage, Head, Verification
+from stillwatch.serving.stores.base import id_bytes
 
 START = Head(0, "0" * 64)
 """The head of a log without entries."""
@@ -149,6 +150,13 @@ class AuditLog:
                 raise _unwritable(error) from error
             return entry
 
+    def anchored(self) -> Head | None:
+        """The anchor's last head. AuditError, StoreError."""
+        try:
+            return self.anchor.tail().head
+        except OSError as error:
+            raise _unwritable(error) from error
+
     def head(self) -> Head:
         with self._database.reading() as connection:
             return _last(connection)
@@ -161,6 +169,41 @@ class AuditLog:
                 (before if before is not None else 2**62, limit),
             ).fetchall()
         return [entry_of(content, own) for content, own in rows]
+
+    def find(
+        self, page: int, size: int, action: str | None = None, actor: str | None = None,
+        account_id: str | None = None,
+    ) -> EntryPage:  # fmt: skip
+        """A page, counted from 0, of the entries, the latest first: those of an action, of an
+        actor, or on an account, decisions taken back and erasures too."""
+        clauses: list[str] = []
+        values: list[Any] = []
+        for path, wanted in (("action", action), ("actor", actor)):
+            if wanted is not None:
+                clauses.append(f"{json_at(path)} = ?")
+                values.append(json.dumps(wanted))
+        if account_id is not None:
+            clauses.append(
+                "number IN (SELECT id FROM decisions WHERE account = ? UNION "
+                "SELECT undone FROM decisions WHERE account = ? UNION "
+                f"SELECT number FROM audit WHERE {json_at('fields.account_id')} = ?)"
+            )
+            values += [id_bytes(account_id), id_bytes(account_id), json.dumps(account_id)]
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        with self._database.reading() as connection:
+            ((total,),) = connection.execute(f"SELECT count(*) FROM audit {where}", values)
+            rows = connection.execute(
+                f"SELECT content, hash FROM audit {where} ORDER BY number DESC LIMIT ? OFFSET ?",
+                (*values, size, page * size),
+            ).fetchall()
+        return EntryPage([entry_of(content, own) for content, own in rows], total)
+
+    def actions(self) -> list[str]:
+        """Every action that an entry has."""
+        sql = f"SELECT DISTINCT {json_at('action')} FROM audit"
+        with self._database.reading() as connection:
+            found = [row[0] for row in connection.execute(sql) if row[0] is not None]
+        return sorted(str(json.loads(one)) for one in found)
 
     def verify(
         self, head: Head | None, check: Callable[[sqlite3.Connection], list[str]]

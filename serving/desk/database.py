@@ -40,6 +40,16 @@ CREATE TABLE templates (
 """
 
 
+def json_at(path: str) -> str:
+    """SQL for what stands at a path of an entry's content, as JSON; NULL if the content is none:
+    what somebody has tampered with must not stop what reads it."""
+    return f"CASE WHEN json_valid(content) THEN content -> '$.{path}' END"
+
+
+FOUND_BY = ("action", "actor", "fields.account_id")
+"""Paths of an entry's content by which entries are looked for."""
+
+
 class Database:
     """One connection, for one thread at a time. Every method raises StoreError."""
 
@@ -128,11 +138,19 @@ class Database:
             with self.exclusive(), self._transaction("BEGIN IMMEDIATE"):
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                (application,) = connection.execute("PRAGMA application_id").fetchone()
                 if version == 0 and tables == 0:
                     for statement in _TABLES.strip().rstrip(";").split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     connection.execute(f"PRAGMA user_version = {SCHEMA}")
+                    version, application = SCHEMA, APPLICATION_ID
+                if (application, version) == (APPLICATION_ID, SCHEMA):
+                    for path in FOUND_BY:
+                        connection.execute(
+                            f"CREATE INDEX IF NOT EXISTS audit_{path.replace('.', '_')} "
+                            f"ON audit ({json_at(path)}, number)"
+                        )
         else:
             connection.execute("PRAGMA query_only = ON")
         (application,) = connection.execute("PRAGMA application_id").fetchone()

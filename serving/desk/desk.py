@@ -19,7 +19,9 @@ from stillwatch.serving.desk.records import (
     Cause,
     Decision,
     Entry,
+    EntryPage,
     Erased,
+    Erasure,
     Exported,
     Head,
     Ruling,
@@ -39,7 +41,7 @@ _ACTION = re.compile(r"[a-z]+\.[a-z_]{1,60}")
 
 
 class ForgetsAccounts(Protocol):
-    """A store of account states that can let go of one."""
+    """A store that can let go of an account."""
 
     def erase(self, account_id: str) -> object:
         """Leave nothing of the account."""
@@ -59,7 +61,10 @@ class Desk:
     ) -> None:  # fmt: skip
         """Use `open`."""
         self._database = Database(folder, read_only)
-        self._archive = archive
+        self.archive = archive
+        """What labels, erasures and replays are of; None for a desk without one."""
+        self.also_forget: list[ForgetsAccounts] = []
+        """What else an erasure has to reach, after the archive has let go of the account."""
         self.two_person = two_person
         self._log = AuditLog(self._database, folder, clock)
         self.templates = SiteTemplates(
@@ -161,6 +166,23 @@ class Desk:
         """Entries of the audit log with numbers below `before`, the latest first."""
         return self._log.entries(before, limit)
 
+    def find_entries(
+        self, page: int = 0, size: int = 50, action: str | None = None,
+        actor: str | None = None, account_id: str | None = None,
+    ) -> EntryPage:  # fmt: skip
+        """A page, counted from 0, of the audit log, the latest first: all of it, or the entries of
+        an action, of an actor, or on an account."""
+        return self._log.find(page, size, action, actor, account_id)
+
+    def actions(self) -> list[str]:
+        """Every action that an entry of the audit log has."""
+        return self._log.actions()
+
+    def anchored(self) -> Head | None:
+        """The last head that is anchored, which may be one entry behind; None before the first.
+        AuditError if the anchor is missing or damaged."""
+        return self._log.anchored()
+
     def head(self) -> Head:
         """The audit log's state now: write it down elsewhere, to verify by."""
         return self._log.head()
@@ -175,15 +197,17 @@ class Desk:
         What `verify` finds in the log itself it goes on finding."""
         return self._log.accept(check_name("a reviewer", reviewer), check_reason(reason))
 
-    def export_labels(self, folder: Path, reviewer: str) -> Exported:
+    def export_labels(self, folder: Path, reviewer: str, reason: str = "") -> Exported:
         """Write every confirmed account, with its intents, and every rejected one, as ordinary,
         into a new folder: what `stillwatch train --labelled+=FOLDER` reads. Prompts are in it."""
         reviewer = check_name("a reviewer", reviewer)
-        archive = labels.archive_of(self._archive)
+        reason = check_reason(reason) if reason else ""
+        archive = labels.archive_of(self.archive)
         exported, digest = labels.export(folder, archive, self.all_present())
         fields = {
             "attacking": exported.attacking, "ordinary": exported.ordinary,
             "events": exported.events, "missing": exported.missing, "labels_sha256": digest,
+            "reason": reason,
         }  # fmt: skip
         with self._log.writing() as writer:
             writer.append(EXPORTED, reviewer, fields)
@@ -200,13 +224,16 @@ class Desk:
         """
         account_id, reason = check_account(account_id), check_reason(reason)
         reviewer = check_name("a reviewer", reviewer)
-        archive = labels.archive_of(self._archive)
+        archive = labels.archive_of(self.archive)
         with self._log.writing() as writer:
             fields: dict[str, Any] = {"account_id": account_id, "reason": reason}
             begun = writer.append(ERASING, reviewer, fields)
         if store is not None:
             store.erase(account_id)
         removed = archive.erase(account_id)
+        # After the archive: what follows it cannot take the account over again.
+        for other in self.also_forget:
+            other.erase(account_id)
         done = {
             "account_id": account_id, "begun": begun.number, "events": removed.events,
             "texts": removed.texts, "states": store is not None,
@@ -228,6 +255,20 @@ class Desk:
                 elif entry.action == ERASED:
                     begun.pop(str(entry.fields["account_id"]), None)
         return list(begun)
+
+    def erasure(self, account_id: str) -> Erasure | None:
+        """The last erasure of an account, None if there was none. What it sent since is another's,
+        as far as anything here knows."""
+        begun = self._log.find(0, 1, ERASING, account_id=account_id).entries
+        if not begun:
+            return None
+        done = self._log.find(0, 1, ERASED, account_id=account_id).entries
+        finished = bool(done) and done[0].number > begun[0].number
+        fields = begun[0].fields
+        return Erasure(
+            begun[0].time, begun[0].actor, str(fields.get("reason", "")),
+            done[0].time if finished else None, done[0].number if finished else begun[0].number,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Closing twice does nothing."""

@@ -128,6 +128,13 @@ class Entry(NamedTuple):
         return self._asdict()
 
 
+class EntryPage(NamedTuple):
+    """Entries of the audit log, the latest first, and how many there are in all."""
+
+    entries: list[Entry]
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """What a check of the audit log found: `findings` are sentences, none if it is intact.
@@ -267,6 +274,17 @@ class Erased:
     events: int
     texts: int
     states: bool
+    entry: int
+
+
+class Erasure(NamedTuple):
+    """The last erasure of an account: when it was begun and by whom, and when it was done, None
+    if it is not."""
+
+    begun: float
+    reviewer: str
+    reason: str
+    done: float | None
     entry: int
 
 

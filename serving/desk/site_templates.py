@@ -14,7 +14,7 @@ import numpy as np
 
 from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.model.encoder import Encoder
-from stillwatch.model.stream import encode_texts, read_text
+from stillwatch.model.stream import read_text
 from stillwatch.model.templates import MAX_TEXT_CHARS, SLOT
 from stillwatch.serving.archive import PromptArchive
 from stillwatch.serving.archive.language import guess_language
@@ -257,7 +257,7 @@ class SiteTemplates:
 def template_vector(text: str, encoder: Encoder) -> np.ndarray:
     """The unit vector float32 (D,) by which a template is searched."""
     frame = " ".join(text.replace(SLOT, " ").split())
-    return encode_texts(encoder, [read_text(frame)])[0].vector
+    return encoder.encode([read_text(frame)])[0].vector
 
 
 def _check_state(template: SiteTemplate, wanted: TemplateState) -> None:

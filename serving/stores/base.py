@@ -86,6 +86,11 @@ class StateStore(Protocol):
     def accounts(self) -> Iterator[str]:
         """Every account id, in the order in which they were first seen."""
 
+    def erase(self, account_id: str) -> bool:
+        """Leave nothing of an account, neither its state nor what is kept of its events; whether
+        there was anything. A write of what was read before is a ConflictError. The digests of its
+        events stay: a copy of one that comes late is not counted again."""
+
     def check(self) -> None:
         """StoreError unless the store answers and could take a write."""
 

@@ -138,6 +138,11 @@ class MemoryStore:
         with self._lock:
             return iter(list(self._accounts))
 
+    def erase(self, account_id: str) -> bool:
+        with self._lock:
+            self._unseen.pop(account_id, None)
+            return self._accounts.pop(account_id, None) is not None
+
     def check(self) -> None:
         """Memory always answers."""
 

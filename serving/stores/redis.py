@@ -189,6 +189,27 @@ class RedisStore:
             yield from (id_text(name) for name, _ in rows)
             last = f"({rows[-1][1]:.0f}"
 
+    def erase(self, account_id: str) -> bool:
+        """Redis' own files hold it until it writes them anew: see BGREWRITEAOF and BGSAVE, which
+        are asked for here, and its backups, which are their owner's."""
+        name = id_bytes(account_id)
+        with self._explained():
+            asked = self._redis.pipeline(transaction=True)
+            asked.delete(_ACCOUNT + name)
+            asked.delete(_EVENTS + name)
+            asked.zrem(_ORDER, name)
+            found = any(asked.execute())
+            self._rewrite_files()
+        return found
+
+    def _rewrite_files(self) -> None:
+        for command in (self._redis.bgrewriteaof, self._redis.bgsave):
+            try:
+                command()
+            except self._errors.ResponseError:
+                # One is under way, or this client may not ask: its operator's rules hold.
+                continue
+
     def check(self) -> None:
         """Writes a key, as only that tells whether it could, and reads how Redis is set up."""
         with self._explained():

@@ -179,6 +179,31 @@ class SqliteStore:
             yield from (id_text(name) for _, name in rows)
             last = rows[-1][0]
 
+    def erase(self, account_id: str) -> bool:
+        """What it held is overwritten in the file, and the write-ahead log emptied. StoreError if
+        another process reads the file for so long that it cannot be: erase again then."""
+        with self._connected() as connection:
+            with _transaction(connection, "BEGIN IMMEDIATE"):
+                found = connection.execute(
+                    "DELETE FROM accounts WHERE id = ? RETURNING number", (id_bytes(account_id),)
+                ).fetchall()
+                for (number,) in found:
+                    connection.execute(
+                        "DELETE FROM events WHERE place >= ? AND place < ?",
+                        (number << _SEQUENCE_BITS, (number + 1) << _SEQUENCE_BITS),
+                    )
+            # Pages that were split may keep stale copies of rows: only a file that is written anew
+            # is sure to hold none.
+            connection.execute("VACUUM")
+            _patiently(lambda: self._empty_log(connection), self._busy_timeout_s)
+        return bool(found)
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            error = sqlite3.OperationalError("the log is in use")
+            error.sqlite_errorname = "SQLITE_BUSY"
+            raise error
+
     def check(self) -> None:
         """Writes a row, and looks for room for more than that."""
         with self._connected() as connection:

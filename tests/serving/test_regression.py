@@ -10,6 +10,8 @@ import pytest
 
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.bundle import load_bundle, manifest_fields, released_bundle, write_bundle
+from stillwatch.model.detector import Detector
+from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import IntentHeads
 from stillwatch.serving.cli import judge_log
 from stillwatch.training.benchmark.compare import compare
@@ -56,16 +58,17 @@ def test_the_released_detector_is_no_worse_than_recorded(
 def test_a_detector_that_reads_worse_is_refused(
     streams: list[Stream], recorded: SealedScores, tmp_path: Path
 ) -> None:
-    # Heads that no longer tell attacks, in a bundle that is sound otherwise.
+    # Heads that say the opposite, in a bundle that is sound otherwise and knows its own risks.
     bundle = load_bundle(released_bundle())
     manifest = bundle.manifest
     heads = IntentHeads.from_bytes(
         bundle.content["heads.safetensors"], manifest.encoder.dimensions, len(manifest.classes)
     )
-    heads.lexical_weight[:] = 0
-    heads.dense_weight[:] = 0
+    heads.lexical_weight[:] *= -1
+    heads.dense_weight[:] *= -1
     content = {**bundle.content, "heads.safetensors": heads.to_bytes()}
-    spoiled = write_bundle(tmp_path / "spoiled", manifest_fields(manifest), content)
+    fields = with_golden(manifest_fields(manifest), content, Detector.load().encoder)
+    spoiled = write_bundle(tmp_path / "spoiled", fields, content)
     chosen = [stream for number, stream in enumerate(streams) if number % 3 == 0]
     known = as_scores(recorded.peaks[::3])
     found = score_sealed(judge_log, spoiled.path, chosen)

@@ -9,7 +9,6 @@ import pytest
 
 from stillwatch.data.errors import StoreError
 from stillwatch.model.bundle import Bundle
-from stillwatch.model.stream import encode_texts
 from stillwatch.model.text import normalise
 from stillwatch.serving.archive import encoder_id
 from stillwatch.serving.archive.spool import Spool
@@ -52,7 +51,7 @@ def test_every_scored_event_is_archived(bundle: Bundle, tmp_path: Path) -> None:
                 assert archive.text(found.frame)
             else:
                 assert slot == normalise(event.prompt)
-            near = archive.search(encode_texts(TinyEncoder(), [slot])[0].vector, 1)
+            near = archive.search(TinyEncoder().encode([slot])[0].vector, 1)
             assert near[0].similarity == pytest.approx(1, abs=2e-3)
         assert framed > 20
 

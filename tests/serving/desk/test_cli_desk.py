@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from typer.testing import CliRunner, Result
 
 from stillwatch.data.writers import write_events
 from stillwatch.serving.cli import _Commands
-from stillwatch.serving.commands import audit, intake, labels, templates
+from stillwatch.serving.commands import audit, erase, intake, labels, templates
 from stillwatch.serving.desk import Desk
+from stillwatch.serving.stores import open_store
+from stillwatch.serving.stores.base import Write
 from tests.serving.archive.archive_support import filled, opened, put
 from tests.serving.desk.desk_support import anchor_lines, desk_in, in_tables, verdict
 from tests.support import make_events, tiny_bundle, tiny_scorer
@@ -20,10 +23,11 @@ from tests.support import make_events, tiny_bundle, tiny_scorer
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False)
 for part, name in ((audit.app, "audit"), (labels.app, "labels"), (templates.app, "templates")):
     app.add_typer(part, name=name)
+app.command("erase")(erase.erase)
 
 
-def run(*argv: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in argv])
+def run(*argv: object, typed: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in argv], input=typed)
 
 
 @pytest.fixture
@@ -86,6 +90,37 @@ def test_labels_are_exported(site: list[object], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "1 attacking and 1 ordinary accounts with 12 events" in result.stderr
     assert (tmp_path / "out" / "labels.jsonl").is_file()
+
+
+def test_an_account_is_erased(site: list[object], folder: Path, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'state.db'}"
+    with closing(open_store(store)) as states:
+        states.write([Write("a1", 0, b"state", 0.1, []), Write("a2", 0, b"other", 0.1, [])])
+    command = ["erase", "a1", *site, "--store", store, "--reason", "asked for", "--reviewer", "ann"]
+    for typed in ("", "a2\n", "a1 and more\n"):
+        assert run(*command, typed=typed).exit_code != 0
+    result = run(*command, typed="a1\n")
+    assert result.exit_code == 0, result.output
+    assert "erased 6 prompts; its state too; entry 5" in result.stderr
+    with closing(open_store(store)) as states:
+        assert list(states.accounts()) == ["a2"]
+    with opened(tmp_path / "archive") as archive:
+        assert archive.events("a1").total == 0
+        assert archive.status().events == 54
+        # The service has it open: it is erased on its pages.
+        result = run("erase", "a2", *site, "--reason", "r", "--yes")
+        assert result.exit_code == 2
+        assert "another has it open" in result.stderr
+    assert "no --store was given" in run("erase", "a2", *site, "--reason", "r", "--yes").stderr
+    result = run("erase", "a2", *site, "--reason", "r", "--yes")
+    assert result.exit_code == 2
+    assert "must have been seen" in result.stderr
+    for wrong in (["--reason", " "], ["--reason", "r", "--store", "memory://"]):
+        assert run("erase", "a3", *site, *wrong, "--yes").exit_code == 2
+    missing = [*site[:2], "--archive", tmp_path / "none", *site[4:]]
+    assert run("erase", "a3", *missing, "--reason", "r", "--yes").exit_code == 2
+    assert not (tmp_path / "none").exists()
+    assert run("audit", "verify", folder).exit_code == 0
 
 
 def test_the_way_of_a_template(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
+from stillwatch.data.errors import StoreError
 from stillwatch.serving.desk import Desk
-from stillwatch.serving.http import desk_api, docs, openapi, problems
+from stillwatch.serving.http import desk_api, docs, openapi, problems, search_api
 from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.auth import new_key
 from stillwatch.serving.http.problems import KINDS
+from stillwatch.serving.http.service import Service
 from stillwatch.serving.http.settings import KeyEntry, ServeSettings
 from stillwatch.serving.scorer import Scorer
 from tests.serving.archive.archive_support import DAY_S, filled, opened, put
@@ -53,6 +56,8 @@ CALLS = {
     ("POST", "/v1/templates/{template_id}/replay"): {},
     ("POST", "/v1/templates/{template_id}/approve"): {"reason": "r"},
     ("POST", "/v1/templates/{template_id}/revoke"): {"reason": "r"},
+    ("GET", "/v1/search"): None,
+    ("POST", "/v1/search"): {"text": "word1"},
 }
 
 
@@ -68,7 +73,8 @@ def app_around(scorer: Scorer, desk: Desk | None, folder: Path) -> FastAPI:
     app.state.authenticator = options.authenticator()
     app.state.service = service
     problems.install(app)
-    for router in (desk_api.router(service, desk), docs.router(service)):
+    routers = (desk_api.router(service, desk), search_api.router(desk), docs.router(service))
+    for router in routers:
         app.include_router(router)
     openapi.install(app)
     return app
@@ -299,10 +305,75 @@ def test_a_keeper_follows_reloads_and_expiry(scorer: Scorer, desk: Desk, tmp_pat
         desk.close()
         # What fails is tried again later; the service starts all the same.
         again = desk_api.TemplateKeeper(service, desk)
+        before = failures(service, "install")
         await again.start()
         await again.stop()
+        assert failures(service, "install") == before + 1
 
     asyncio.run(go())
+    assert service.gate.close(20)
+
+
+def failures(service: Service, stage: str) -> float:
+    name = "stillwatch_template_failures_total"
+    return service.metrics.registry.get_sample_value(name, {"stage": stage}) or 0.0
+
+
+def test_a_desk_that_fails_at_the_start_is_tried_again(
+    scorer: Scorer, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = app_around(scorer, desk, tmp_path).state.service
+    one = desk.templates.add(FRAME, "cot_harvesting", "own", "ann", "2023-12-20").id
+    desk.templates.approve(one, scorer.encoder, "ann", "r")
+    live, asked = desk.templates.live, []
+
+    def fails_once() -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            raise StoreError("the desk must answer, however: it does not")
+        return live()
+
+    async def go() -> None:
+        monkeypatch.setattr(desk.templates, "live", fails_once)
+        monkeypatch.setattr(desk_api, "KEEP_S", 0.01)
+        keeper = desk_api.TemplateKeeper(service, desk)
+        await keeper.start()
+        assert failures(service, "install") == 1
+        while not installed(scorer):
+            await asyncio.sleep(0.01)
+        await keeper.stop()
+        assert installed(scorer) == [one]
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+    assert service.gate.close(20)
+
+
+def test_a_desk_that_does_not_answer_holds_up_nobody(
+    scorer: Scorer, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = app_around(scorer, desk, tmp_path).state.service
+    one = desk.templates.add(FRAME, "cot_harvesting", "own", "ann", "2023-12-20").id
+    desk.templates.approve(one, scorer.encoder, "ann", "r")
+    held = threading.Event()
+    expire = desk.templates.expire
+
+    def hangs() -> int:
+        assert held.wait(20)
+        return expire()
+
+    async def go() -> None:
+        monkeypatch.setattr(desk.templates, "expire", hangs)
+        monkeypatch.setattr(desk_api, "START_S", 0.01)
+        keeper = desk_api.TemplateKeeper(service, desk)
+        await keeper.start()
+        assert failures(service, "slow") == 1
+        assert installed(scorer) == []
+        held.set()
+        while not installed(scorer):
+            await asyncio.sleep(0.01)
+        await keeper.stop()
+
+    asyncio.run(asyncio.wait_for(go(), 20))
     assert service.gate.close(20)
 
 

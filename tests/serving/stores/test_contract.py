@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,3 +243,73 @@ def test_a_url_names_a_relative_path(tmp_path: Any, monkeypatch: pytest.MonkeyPa
 def test_ids_as_bytes_are_told_apart() -> None:
     assert len({base.id_bytes(name) for name in ODD_IDS}) == len(ODD_IDS)
     assert [base.id_text(base.id_bytes(name)) for name in ODD_IDS] == ODD_IDS
+
+
+class TestErase:
+    def test_nothing_of_the_account_is_left(self, opener: Opener) -> None:
+        store = opener()
+        store.write([write("a", 0, b"state of a", "e1", "e2"), write("b", 0, b"other", "e3")])
+        assert store.erase("a") is True
+        for one in (store, opener()):
+            assert one.read(["a", "b"], []).held == [None, Held(1, b"other")]
+            assert one.replay("a") == []
+            assert one.replay("b") == [b"'e3'"]
+            assert list(one.accounts()) == ["b"]
+        assert store.erase("a") is False
+        assert store.erase("nobody") is False
+
+    @pytest.mark.parametrize("name", ODD_IDS)
+    def test_only_that_account_goes(self, store: StateStore, name: str) -> None:
+        store.write([write(own, 0, b"x", own) for own in ODD_IDS])
+        assert store.erase(name)
+        assert list(store.accounts()) == [own for own in ODD_IDS if own != name]
+        assert held(store, name) is None
+
+    def test_its_events_are_not_counted_again(self, store: StateStore) -> None:
+        store.write([write("a", 0, b"x", "e1")])
+        store.erase("a")
+        assert store.read(["a"], [digest("e1")]).seen == {digest("e1")}
+        with pytest.raises(ConflictError):
+            store.write([write("a", 0, b"x", "e1")])
+        assert held(store, "a") is None
+
+    def test_what_was_read_before_is_not_written_after(self, store: StateStore) -> None:
+        store.write([write("a", 0, b"x", "e1")])
+        store.erase("a")
+        with pytest.raises(ConflictError):
+            store.write([write("a", 1, b"y", "e2")])
+        assert held(store, "a") is None
+
+    def test_it_may_come_anew(self, opener: Opener) -> None:
+        store = opener(kept=3)
+        store.write([write("z", 0, b"x", "e0"), write("a", 0, b"x", "e1", "e2")])
+        store.erase("a")
+        store.write([write("a", 0, b"y", "e3")])
+        assert held(store, "a") == Held(1, b"y")
+        assert store.replay("a") == [b"'e3'"]
+        assert sorted(store.accounts()) == ["a", "z"]
+
+
+@pytest.mark.parametrize("accounts", [1, 300])
+def test_no_file_holds_what_is_erased(tmp_path: Path, accounts: int) -> None:
+    needle = b"heliotrope petticoat"
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", kept=8)
+    try:
+        for version in range(3):
+            # Larger than a page, and moved about as others come between.
+            states = [needle, *[b"y"] * (accounts - 1)]
+            store.write(
+                [
+                    write(f"a{n}", version, b"x" * 9000 + own, (n, version))
+                    for n, own in enumerate(states)
+                ]
+            )
+        events = [Counted(digest(("own", n)), needle + b"z" * 300) for n in range(20)]
+        store.write([Write("a0", 3, needle * 500, 0.5, events)])
+        store.write([write("a0", 4, needle, "last")])
+        assert any(needle in path.read_bytes() for path in tmp_path.iterdir())
+        assert store.erase("a0")
+        assert [p.name for p in tmp_path.iterdir() if needle in p.read_bytes()] == []
+        assert len(list(store.accounts())) == accounts - 1
+    finally:
+        store.close()
