@@ -24,11 +24,16 @@ from stillwatch.data.events import Event
 from stillwatch.serving.commands import (
     audit,
     calibrate,
+    campaigns,
     demo,
+    erase,
     labels,
+    policy,
+    psi,
     score,
     search,
     serve,
+    taxii,
     templates,
 )
 from stillwatch.serving.verdict import Verdict, visible
@@ -87,6 +92,7 @@ app = typer.Typer(
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("campaigns", epilog=campaigns.EXAMPLE)(campaigns.campaigns)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(serve.keys_app, name="keys")
@@ -94,6 +100,10 @@ app.command("search", epilog=search.EXAMPLE)(search.search)
 app.add_typer(templates.app, name="templates")
 app.add_typer(labels.app, name="labels")
 app.add_typer(audit.app, name="audit")
+app.command("erase", epilog=erase.EXAMPLE)(erase.erase)
+app.add_typer(taxii.app, name="taxii")
+app.add_typer(psi.app, name="psi")
+app.add_typer(policy.app, name="policy")
 
 
 def main() -> NoReturn:

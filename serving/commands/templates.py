@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillwatch.data.errors import ConfigError
-from stillwatch.serving.commands import audit, intake, labels
+from stillwatch.serving.commands import audit, intake, labels, sharing
 from stillwatch.serving.verdict import visible
 
 if TYPE_CHECKING:
@@ -192,6 +192,11 @@ def replay(
             typer.echo(f"{made.id} is live")
         else:
             _tell_replay(opened.templates.replay(template, encoder, name, days))
+
+
+app.command("share", epilog=sharing.SHARE_EXAMPLE)(sharing.share)
+app.command("export", epilog=sharing.EXPORT_EXAMPLE)(sharing.export)
+app.command("import", epilog=sharing.IMPORT_EXAMPLE)(sharing.import_)
 
 
 def search(

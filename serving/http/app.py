@@ -10,8 +10,11 @@ from importlib.metadata import version as version_of
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from stillwatch.serving.campaigns.job import CampaignJob
+from stillwatch.serving.campaigns.judged import all_judged
 from stillwatch.serving.http import (
     bundles,
+    campaign_api,
     desk_api,
     docs,
     events,
@@ -20,6 +23,8 @@ from stillwatch.serving.http import (
     litellm,
     openapi,
     problems,
+    search_api,
+    taxii,
 )
 from stillwatch.serving.http.batches import Scores
 from stillwatch.serving.http.body import BodyLimits
@@ -32,6 +37,9 @@ from stillwatch.serving.http.requests import ClientGone
 from stillwatch.serving.http.service import Service
 from stillwatch.serving.http.settings import ServeSettings
 from stillwatch.serving.pages import Site, Workplace, pages_router
+from stillwatch.serving.response import api as response_api
+from stillwatch.serving.response.responder import Responder
+from stillwatch.serving.sharing import Shelf
 
 CLIENT_GONE = 499
 """The status in logs and metrics of a request whose caller has gone."""
@@ -58,13 +66,23 @@ def create_app(
     )
     service = Service(settings, scorer, gate, metrics, version)
     service.bundle_changed()
+    responder = Responder(
+        settings.policy, workplace.desk if workplace is not None else None, settings.desk_folder,
+        scorer, gate,
+    )  # fmt: skip
+    service.responder = responder
     reloads = bundles.Bundles(service)
     desk = workplace.desk if workplace is not None else None
     keeper = desk_api.TemplateKeeper(service, desk) if desk is not None else None
-    site = None
+    site: Site | None = None
+    job: CampaignJob | None = None
     if workplace is not None and keeper is not None:
         service.after_bundle = keeper.bundle_changed
-        site = Site(workplace, service, keeper)
+        service.record = workplace.desk.record
+        job = CampaignJob(service, workplace)
+        found = workplace.campaigns
+        job.on_change = lambda: responder.know(all_judged(found))
+        site = Site(workplace, service, keeper, job)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,8 +91,14 @@ def create_app(
         await reloads.start()
         if keeper is not None:
             await keeper.start()
+        await responder.start()
+        if job is not None:
+            await job.start()
         yield
         service.draining = True
+        if job is not None:
+            await job.stop()
+        await responder.stop()
         await reloads.stop()
         if keeper is not None:
             await keeper.stop()
@@ -112,6 +136,12 @@ def create_app(
         app.include_router(make(service))
     app.include_router(bundles.router(reloads))
     app.include_router(desk_api.router(service, desk, keeper))
+    app.include_router(search_api.router(desk))
+    app.state.shelf = shelf = Shelf(desk) if desk is not None else None
+    app.include_router(taxii.router(shelf))
+    app.include_router(response_api.router(responder))
+    app.state.campaigns = job
+    app.include_router(campaign_api.router(job))
     if site is not None:
         app.state.site = site
         app.include_router(pages_router(site))

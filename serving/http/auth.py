@@ -6,6 +6,8 @@ ladder: every route names those that may call it.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
@@ -17,8 +19,11 @@ from fastapi import Request
 
 from stillwatch.serving.http.problems import Problem
 
-Role = Literal["scorer", "analyst", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)
+Role = Literal["scorer", "analyst", "admin", "peer"]
+PEER: Role = "peer"
+"""Another provider: reads what is shared with it and nothing else."""
+ROLES: tuple[Role, ...] = tuple(role for role in get_args(Role) if role != PEER)
+"""Those of the house."""
 
 ALL_ACCOUNTS = "*"
 KEY_PREFIX = "sw_"
@@ -79,18 +84,24 @@ class Authenticator:
         self._keys = tuple((bytes.fromhex(key.sha256), key.caller) for key in keys)
         self._open = open_to_all
 
-    def identify(self, request: Request) -> Caller:
-        """The caller, from `Authorization: Bearer` or `X-API-Key`; Problem if it has no key."""
+    def identify(self, request: Request, basic: bool = False) -> Caller:
+        """The caller, from `Authorization: Bearer` or `X-API-Key`, with `basic` also from the
+        password of HTTP Basic; Problem if it has no key."""
         if self._open:
             return OPERATOR
-        given = _given_key(request)
+        given = _given_key(request, basic)
         found = self.of_key(given) if given is not None else None
         if found is None:
+            challenge = 'Bearer realm="stillwatch"'
             raise Problem(
                 "unauthenticated",
                 "The request must have a valid key in Authorization: Bearer or X-API-Key, "
                 f"however: {'another one' if given else 'it has none'}.",
-                headers={"WWW-Authenticate": 'Bearer realm="stillwatch"'},
+                headers={
+                    "WWW-Authenticate": f'{challenge}, Basic realm="stillwatch"'
+                    if basic
+                    else challenge
+                },
             )
         return found
 
@@ -106,13 +117,14 @@ class Authenticator:
         return found
 
 
-def require(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, who has one of these roles. It runs before a body is read."""
+def require(*roles: Role, basic: bool = False) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency: the caller, who has one of these roles. It runs before a body is read. With
+    `basic` the key may be the password of HTTP Basic, for clients that speak nothing else."""
     wanted = frozenset(roles)
 
     async def caller_of(request: Request) -> Caller:
         authenticator: Authenticator = request.app.state.authenticator
-        caller = authenticator.identify(request)
+        caller = authenticator.identify(request, basic)
         request.scope["stillwatch.key_id"] = caller.key_id
         if caller.role not in wanted:
             raise Problem(
@@ -124,8 +136,20 @@ def require(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
     return caller_of
 
 
-def _given_key(request: Request) -> str | None:
+def _given_key(request: Request, basic: bool) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
+    if basic and scheme.lower() == "basic":
+        return _password(token.strip())
     return request.headers.get("x-api-key") or None
+
+
+def _password(token: str) -> str:
+    """The password of HTTP Basic; what is none opens nothing."""
+    try:
+        if len(token) > 4 * _MAX_KEY_CHARS:
+            return ""
+        return base64.b64decode(token, validate=True).decode("latin-1").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""

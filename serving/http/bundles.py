@@ -31,8 +31,9 @@ from stillwatch.serving.reload import BundleFolder, Candidate, Change, Reloader,
 
 T = TypeVar("T")
 
+RELOADED = "bundle.reloaded"
 WATCHER = "watcher"
-"""Stands in the log in the place of a key's id."""
+"""Stands in the logs in the place of a key's id."""
 _CODES = ("unauthenticated", "forbidden_role")
 GET_BUNDLE = openapi.route(
     "The bundle that decides", "It, and the last one that was refused", openapi.ref("Bundle"),
@@ -204,7 +205,21 @@ class Bundles:
             "a bundle was taken over" if taken else "the bundle is the same",
             by=by, bundle=change.bundle, previous=change.previous,
         )  # fmt: skip
+        if taken:
+            await self._record(change, by)
         return change
+
+    async def _record(self, change: Change, by: str) -> None:
+        """Note in the audit log, if there is one, which bundle decides from now on. That the log
+        cannot be written changes nothing about that."""
+        record = self._service.record
+        if record is None:
+            return
+        fields = {"bundle": change.bundle, "previous": change.previous}
+        try:
+            await in_thread(lambda: record(RELOADED, by, fields))
+        except Exception as error:
+            get_logger().error("a reload was not noted in the audit log", **fault_fields(error))
 
 
 def router(bundles: Bundles) -> APIRouter:

@@ -32,6 +32,9 @@ SOURCE = "desk"
 """Where a template comes from if it does not say."""
 KEEP_S = 30.0
 """Between two looks at what another process has approved or revoked."""
+START_S = 5.0
+"""How long the first look is waited for: a desk that does not answer keeps nobody from being
+scored."""
 
 Analyst = Annotated[Caller, Depends(require("analyst", "admin"))]
 Number = Annotated[int, Path(ge=1, le=2**53)]
@@ -49,9 +52,12 @@ class TemplateKeeper:
 
     async def start(self) -> None:
         """Install what is live, before requests are taken, and look again every now and then. A
-        desk that cannot be used keeps nobody from being scored."""
-        await self.try_refresh()
-        self._task = asyncio.create_task(self._keep())
+        desk that cannot be used, or does not answer in time, keeps nobody from being scored."""
+        first = asyncio.create_task(self.try_refresh())
+        self._task = asyncio.create_task(self._keep(first))
+        await asyncio.wait({first}, timeout=START_S)
+        if not first.done():
+            self._failed("slow", "the desk did not answer; templates are installed later")
 
     async def stop(self) -> None:
         """Look no more."""
@@ -74,11 +80,11 @@ class TemplateKeeper:
         try:
             await asyncio.to_thread(self._desk.templates.expire)
         except Exception as error:
-            get_logger().error("expired templates were not noted", **fault_fields(error))
+            self._failed("expiry", "expired templates were not noted", error)
         try:
             await self.refresh()
         except Exception as error:
-            get_logger().error("live templates were not installed", **fault_fields(error))
+            self._failed("install", "live templates were not installed", error)
 
     def bundle_changed(self) -> None:
         """To be called in the gate's thread when the scorer has taken over a bundle."""
@@ -88,12 +94,17 @@ class TemplateKeeper:
         try:
             self._live.install(detector)
         except Exception as error:
-            get_logger().error("live templates were not installed", **fault_fields(error))
+            self._failed("reload", "live templates were not installed", error)
 
-    async def _keep(self) -> None:
+    async def _keep(self, first: asyncio.Task[None]) -> None:
+        await first
         while True:
             await asyncio.sleep(KEEP_S)
             await self.try_refresh()
+
+    def _failed(self, stage: str, told: str, error: Exception | None = None) -> None:
+        self._service.metrics.template_failures.labels(stage).inc()
+        get_logger().error(told, **(fault_fields(error) if error is not None else {}))
 
 
 def router(service: Service, desk: Desk | None, keeper: TemplateKeeper | None = None) -> APIRouter:
@@ -104,7 +115,7 @@ def router(service: Service, desk: Desk | None, keeper: TemplateKeeper | None = 
     async def ask(question: Callable[[Desk], T]) -> T:
         if desk is None:
             raise Problem("not_found", "The desk must be configured, however: it is not.")
-        return await _asked(lambda: question(desk))
+        return await asked(lambda: question(desk))
 
     async def refresh() -> None:
         if own_keeper is not None:
@@ -263,7 +274,7 @@ def router(service: Service, desk: Desk | None, keeper: TemplateKeeper | None = 
     return routes
 
 
-async def _asked(question: Callable[[], T]) -> T:
+async def asked(question: Callable[[], T]) -> T:
     """The desk's answer, found in a thread. Its refusals hold no value of a request."""
     try:
         return await asyncio.to_thread(question)
@@ -275,6 +286,9 @@ async def _asked(question: Callable[[], T]) -> T:
         raise
     except (ConfigError, InputError) as error:
         raise Problem("invalid_request", _sentence(error)) from None
+
+
+_asked = asked
 
 
 async def _fields(

@@ -16,18 +16,20 @@ _FLAG = {"type": "boolean"}
 _RULING = {"enum": ["confirm", "reject", "needs_more"]}
 
 
-def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+def object_of(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """An object of these properties and no others."""
     return {
         "type": "object", "properties": properties, "additionalProperties": False,
         "required": [name for name in properties if name not in optional],
     }  # fmt: skip
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
+def list_of(items: dict[str, Any]) -> dict[str, Any]:
+    """A list of such items."""
     return {"type": "array", "items": items}
 
 
-_DECISION = _object(
+_DECISION = object_of(
     {
         "id": {"type": "integer", "minimum": 1},
         "account_id": _TEXT,
@@ -35,14 +37,14 @@ _DECISION = _object(
         "reason": _TEXT,
         "reviewer": _TEXT,
         "time": _NUMBER,
-        "intents": _list(_TEXT),
+        "intents": list_of(_TEXT),
         "risk": {"type": ["number", "null"]},
         "threshold": {"type": ["number", "null"]},
         "flagged": {"type": ["boolean", "null"]},
         "events": {"type": ["integer", "null"]},
         "bundle": _OPTIONAL_TEXT,
-        "evidence": _list(
-            _object(
+        "evidence": list_of(
+            object_of(
                 {
                     "event_id": _TEXT, "intent": _TEXT, "contribution": _NUMBER,
                     "template_id": _OPTIONAL_TEXT, "similarity": _NUMBER,
@@ -54,20 +56,20 @@ _DECISION = _object(
         "undone": {
             "anyOf": [
                 {"type": "null"},
-                _object({"time": _NUMBER, "reviewer": _TEXT, "reason": _TEXT}),
+                object_of({"time": _NUMBER, "reviewer": _TEXT, "reason": _TEXT}),
             ]
         },
     }
 )  # fmt: skip
-_REPLAY = _object(
+_REPLAY = object_of(
     {
         "similarity": _NUMBER, "days": _NUMBER, "prompts": _COUNT, "accounts": _COUNT,
         "hit_prompts": _COUNT, "hit_accounts": _COUNT, "share": _NUMBER, "account_share": _NUMBER,
         "most": _NUMBER, "least": _COUNT, "passes": _FLAG, "time": _NUMBER,
-        "examples": _list({"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}),
+        "examples": list_of({"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}),
     }
 )  # fmt: skip
-_TEMPLATE = _object(
+_TEMPLATE = object_of(
     {
         "id": _TEXT, "text": _TEXT, "intent": _TEXT, "language": _TEXT, "source": _TEXT,
         "state": {"enum": ["quarantined", "live", "expired", "revoked"]}, "added": _NUMBER,
@@ -76,22 +78,25 @@ _TEMPLATE = _object(
         "replay": {"anyOf": [{"type": "null"}, _REPLAY]},
     }
 )  # fmt: skip
-_REVOKED = _object({"templates": _list(_TEMPLATE), "decisions": _list(_DECISION), "undone": _FLAG})
+_REVOKED = object_of(
+    {"templates": list_of(_TEMPLATE), "decisions": list_of(_DECISION), "undone": _FLAG}
+)
 
-_READ = (
+READ = (
     "unauthenticated", "forbidden_role", "forbidden_account", "not_found", "invalid_request",
     "internal", "not_ready", "store_unavailable",
 )  # fmt: skip
-_WRITE = (
-    *_READ, "invalid_json", "invalid_encoding", "invalid_length", "body_timeout",
+WRITE = (
+    *READ, "invalid_json", "invalid_encoding", "invalid_length", "body_timeout",
     "body_too_large", "unsupported_media_type", "unsupported_encoding",
 )  # fmt: skip
+"""Codes with which what reads a body, and what reads none, may refuse."""
 
 
 def _post(
     summary: str, answer: str, schema: dict[str, Any], body: dict[str, Any], *codes: str
 ) -> dict[str, Any]:
-    route = openapi.route(summary, answer, schema, (*_WRITE, *codes))
+    route = openapi.route(summary, answer, schema, (*WRITE, *codes))
     route["openapi_extra"]["requestBody"] = {
         "required": True, "content": {"application/json": {"schema": body}},
     }  # fmt: skip
@@ -99,31 +104,31 @@ def _post(
 
 
 GET_DECISIONS = openapi.route(
-    "Decisions, the latest first", "Undone ones too", _object({"decisions": _list(_DECISION)}),
-    _READ,
+    "Decisions, the latest first", "Undone ones too", object_of({"decisions": list_of(_DECISION)}),
+    READ,
 )  # fmt: skip
 POST_DECISION = _post(
     "Decide on an account as its verdict stands", "The decision", _DECISION,
-    _object(
+    object_of(
         {
             "account_id": {"type": "string", "minLength": 1, "maxLength": 512}, "verdict": _RULING,
-            "reason": _REASON, "intents": _list(_TEXT),
+            "reason": _REASON, "intents": list_of(_TEXT),
         },
         "intents",
     ),
     "unknown_account", "overloaded", "draining",
 )  # fmt: skip
 POST_UNDO = _post(
-    "Take a decision back", "The decision, undone", _DECISION, _object({"reason": _REASON})
+    "Take a decision back", "The decision, undone", _DECISION, object_of({"reason": _REASON})
 )
 GET_TEMPLATES = openapi.route(
     "Templates of the site, the latest first", "All, or those in a state",
-    _object({"templates": _list(_TEMPLATE)}), _READ,
+    object_of({"templates": list_of(_TEMPLATE)}), READ,
 )  # fmt: skip
-GET_TEMPLATE = openapi.route("A template of the site", "It", _TEMPLATE, _READ)
+GET_TEMPLATE = openapi.route("A template of the site", "It", _TEMPLATE, READ)
 POST_TEMPLATE = _post(
     "Put a template into quarantine", "The template", _TEMPLATE,
-    _object(
+    object_of(
         {
             "text": {"type": "string", "minLength": 1, "maxLength": 4000}, "intent": _TEXT,
             "source": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"},
@@ -135,24 +140,24 @@ POST_TEMPLATE = _post(
 )  # fmt: skip
 POST_PROPOSE = _post(
     "What some prompts have in common", "A frame with {slot}",
-    _object({"text": _TEXT, "words": _COUNT, "shared": _COUNT, "prompts": _COUNT,
+    object_of({"text": _TEXT, "words": _COUNT, "shared": _COUNT, "prompts": _COUNT,
              "language": _TEXT}),
-    _object({"prompts": {**_list(_TEXT), "minItems": 2}}),
+    object_of({"prompts": {**list_of(_TEXT), "minItems": 2}}),
 )  # fmt: skip
 POST_REVOKE_SOURCE = _post(
     "Revoke everything that came from a source",
     "What is revoked, and confirmations that rested on it", _REVOKED,
-    _object({"source": _TEXT, "reason": _REASON, "undo": _FLAG}, "undo"),
+    object_of({"source": _TEXT, "reason": _REASON, "undo": _FLAG}, "undo"),
 )  # fmt: skip
 POST_REPLAY = _post(
     "What a template would have hit in ordinary traffic", "Shares of prompts and accounts",
-    _REPLAY, _object({"days": _DAYS}, "days"),
+    _REPLAY, object_of({"days": _DAYS}, "days"),
 )  # fmt: skip
 POST_APPROVE = _post(
     "Let a template go live, after a replay", "The template", _TEMPLATE,
-    _object({"reason": _REASON, "days": _DAYS}, "days"),
+    object_of({"reason": _REASON, "days": _DAYS}, "days"),
 )  # fmt: skip
 POST_REVOKE = _post(
     "Revoke a template", "What is revoked, and confirmations that rested on it", _REVOKED,
-    _object({"reason": _REASON, "undo": _FLAG}, "undo"),
+    object_of({"reason": _REASON, "undo": _FLAG}, "undo"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -10,6 +10,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 from stillwatch.serving.http import openapi
 from stillwatch.serving.http.auth import Caller, require
+from stillwatch.serving.http.batches import Outcome
 from stillwatch.serving.http.problems import Problem
 from stillwatch.serving.http.requests import (
     MAX_ID_CHARS,
@@ -19,6 +20,7 @@ from stillwatch.serving.http.requests import (
     to_events,
 )
 from stillwatch.serving.http.service import Service
+from stillwatch.serving.verdict import Verdict
 
 
 class AnyText(PathConvertor):
@@ -51,7 +53,7 @@ def router(service: Service) -> APIRouter:
             records = fields["events"]
         assert isinstance(records, list)
         outcomes = await score(request, service, caller, to_events(service, records))
-        return JsonResponse({"verdicts": [outcome.to_fields() for outcome in outcomes]})
+        return JsonResponse({"verdicts": [_line(service, outcome) for outcome in outcomes]})
 
     @routes.get("/v1/accounts/{account_id:any}", **openapi.GET_ACCOUNT)
     async def get_account(
@@ -67,6 +69,16 @@ def router(service: Service) -> APIRouter:
             raise Problem(
                 "unknown_account", "The account must have been seen, however: it never was."
             ) from None
-        return JsonResponse(verdict.to_fields())
+        return JsonResponse(_line(service, verdict))
 
     return routes
+
+
+def _line(service: Service, outcome: Outcome) -> dict[str, Any]:
+    """An account line, with the policy's advice if the site has a policy."""
+    fields = outcome.to_fields()
+    if service.responder is not None and isinstance(outcome, Verdict):
+        advice = service.responder.advise(outcome)
+        if advice is not None:
+            fields["advice"] = advice.to_fields()
+    return fields

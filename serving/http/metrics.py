@@ -80,6 +80,12 @@ class Metrics:
         self.store_errors = Counter(
             "stillwatch_store_errors", "Batches that the state store did not take.", registry=own
         )
+        self.template_failures = Counter(
+            "stillwatch_template_failures",
+            "Times that the site's templates were not brought to the detector, or their expiry not "
+            "noted; it is tried again.",
+            ("stage",), registry=own,
+        )  # fmt: skip
         self.build_info = Gauge(
             "stillwatch_build_info", "Always 1; the version that runs.", ("version",), registry=own
         )

@@ -128,8 +128,29 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
             "evidence": {"type": "array", "items": _ref("Evidence")},
             "bundle": _TEXT,
             "truncated": {"type": "integer", "minimum": 0},
+            "advice": _ref("Advice"),
         },
+        ("advice",),
     ),
+    "Advice": {
+        **_object(
+            {
+                "action": {"enum": ["observe", "throttle", "challenge", "review", "block"]},
+                "rule": _TEXT,
+                "line": {"type": ["integer", "null"], "minimum": 1},
+                "text": _TEXT,
+                "because": {"type": "array", "items": _TEXT},
+                "enforce": {"type": "boolean"},
+                "reviewer": _OPTIONAL_TEXT,
+                "reason": _OPTIONAL_TEXT,
+                "policy": _TEXT,
+                "campaign": _OPTIONAL_TEXT,
+            },
+            closed=True,
+        ),
+        "description": "What the site's policy says of the account, if it has one: rule, line and "
+        "text are where it says so. Advice is not action: see /v1/actions for what is enforced.",
+    },
     "DeadLetter": {
         **_object(
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from stillwatch.serving.http.gate import Gate
 from stillwatch.serving.http.metrics import Metrics, TimedEncoder
 from stillwatch.serving.http.problems import Problem, retry_after
 from stillwatch.serving.http.settings import ServeSettings
+from stillwatch.serving.response.responder import Responder
 
 READY_FOR_S = 1.0
 """A store that answered so short a while ago is not asked again."""
@@ -31,6 +32,11 @@ class Service:
     draining: bool = False
     after_bundle: Callable[[], None] | None = None
     """Called when the scorer has taken over a bundle, in the gate's thread."""
+    record: Callable[[str, str, Mapping[str, Any]], object] | None = None
+    """Notes an action, who did it and its fields in the audit log, where there is one; waits for
+    the disk and raises what the log raises."""
+    responder: Responder | None = None
+    """What is done about accounts, None before the app is put together."""
     _check: asyncio.Task[None] | None = field(default=None, repr=False)
 
     async def check_ready(self) -> None:

@@ -33,8 +33,8 @@ SHOWN_CHARS = 60
 _SHOWN = frozenset({
     "host", "port", "threads", "auth", "max_batch", "max_queue", "max_wait_s", "deadline_s",
     "body_limit_bytes", "body_timeout_s", "log_level", "drain_s", "future_tolerance_s",
-    "metrics_open", "bundle_poll_s", "role", "policy", "mode", "account", "log_patience_s",
-    "desk_two_person", "desk_secure_cookies", "archive_days",
+    "metrics_open", "bundle_poll_s", "role", "mode", "account", "log_patience_s",
+    "desk_two_person", "desk_secure_cookies", "archive_days", "campaigns_every_s",
 })  # fmt: skip
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -101,6 +101,9 @@ class ServeSettings(BaseSettings):
     drain_s: Seconds = 10.0
     """How long a stop waits for what is in flight."""
     litellm: LiteLLMSettings = LiteLLMSettings()
+    policy: Path | None = None
+    """What is advised and enforced: a file, read again when it changes, or `default` for the one
+    of the package. Without it nothing is either."""
     desk_folder: Path | None = None
     """Where analysts' decisions and their audit log are kept; without it there are no pages for
     them. The archive is in `archive` there, unless it is named."""
@@ -115,6 +118,9 @@ class ServeSettings(BaseSettings):
     address. Behind a proxy that speaks TLS on this machine it should be true."""
     desk_report: Path | None = None
     """A page with the evaluation of the bundle in use, to be linked to."""
+    campaigns_every_s: float = Field(default=300.0, ge=0, le=86_400, allow_inf_nan=False)
+    """Between two looks for campaigns among the archive's events, by a process of their own; 0 is
+    never."""
 
     @field_validator("keys")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from stillwatch.serving.archive.results import ArchivedEvent, Timeline
 from stillwatch.serving.pages import display, wording
 from stillwatch.serving.pages.display import Piece
 from stillwatch.serving.pages.guard import ReadSession, see_other
+from stillwatch.serving.pages.links import links_of
 from stillwatch.serving.pages.queue_page import _page as page_number
 from stillwatch.serving.pages.sessions import Session
 from stillwatch.serving.pages.site import Site
@@ -37,17 +37,6 @@ class Shown:
     template: Template | None
     left: list[Piece]
     right: list[Piece]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkedRow:
-    """An account that shares something with this one."""
-
-    account_id: str
-    kinds: tuple[str, ...]
-    events: int
-    flagged: bool
-    risk: float
 
 
 def add(routes: APIRouter, site: Site) -> None:
@@ -93,8 +82,16 @@ def _page(
 ) -> Response:
     stream = site.archive.events(account_id, number, STREAM_PAGE)
     history = site.desk.decisions(account_id)
-    if verdict is None and not stream.total and not history:
-        raise KeyError(account_id)
+    erasure = site.desk.erasure(account_id)
+    if verdict is None and not stream.total:
+        if erasure is not None and erasure.done is not None:
+            return site.page(
+                "erased.html.j2", session, 404, title=display.name(account_id),
+                account_id=account_id, erasure=erasure, decisions=history,
+            )  # fmt: skip
+        if erasure is None and not history:
+            raise KeyError(account_id)
+    responder = site.service.responder
     look = site.looks.of(session.caller.key_id, [account_id]).get(account_id)
     if verdict is not None:
         site.looks.note(session.caller.key_id, verdict)
@@ -111,7 +108,11 @@ def _page(
         timeline=timeline, stream=stream, page=number, templates=templates,
         pages=-(-stream.total // STREAM_PAGE), decisions=history,
         present=site.desk.present(account_id), cause=site.desk.review(verdict) if verdict else None,
-        links=_links(site, account_id), times=site.tallies.times_of([account_id]).get(account_id),
+        links=links_of(site.archive, site.tallies, account_id), erasure=erasure,
+        erasing=site.erasures.running(account_id),
+        advice=responder.advise(verdict) if responder and verdict else None,
+        enforced=responder.standing(account_id) if responder else None,
+        campaigns=site.campaigns.of_account(account_id),
     )  # fmt: skip
 
 
@@ -142,22 +143,3 @@ def _charts(timeline: Timeline, threshold: float | None) -> list[dict[str, Any]]
         {"label": label, "kind": kind, "x": hours, "y": y[cut], "max": most, "limit": limit}
         for label, kind, y, most, limit in drawn
     ]
-
-
-def _links(site: Site, account_id: str) -> dict[str, Any]:
-    number = site.tallies.numbers_of([account_id]).get(account_id)
-    if number is None:
-        return {"rows": [], "common": (), "unread": 0}
-    found = site.links.of(number)
-    names = site.tallies.names_of(link.account for link in found.accounts)
-    every = site.tallies.accounts()
-    places = {int(own): place for place, own in enumerate(every.number)}
-    rows: Sequence[LinkedRow] = [
-        LinkedRow(
-            names[link.account], link.kinds, link.events,
-            bool(every.flagged[places[link.account]]), float(every.risk[places[link.account]]),
-        )
-        for link in found.accounts
-        if link.account in names and link.account in places
-    ]  # fmt: skip
-    return {"rows": rows, "common": found.common, "unread": found.unread}

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from stillwatch.serving.desk import Cause, Decision
+from stillwatch.serving.desk.decisions import cause_of
 from stillwatch.serving.pages.guard import HOME, ReadSession
 from stillwatch.serving.pages.looks import Look
 from stillwatch.serving.pages.sessions import Session
@@ -63,9 +64,11 @@ def add(routes: APIRouter, site: Site) -> None:
         chosen = {name: request.query_params.get(name, "") for name in FIELDS}
         number = _page(request.query_params.get("page", ""))
         site.look_for_unarchived()
-        flagged = await run_in_threadpool(site.tallies.flagged)
-        names = list(dict.fromkeys([*flagged[:MOST_FLAGGED], *sorted(site.unarchived)]))
-        verdicts = await site.verdicts(names[:MOST_FLAGGED])
+        flagged = await run_in_threadpool(site.tallies.flagged, MOST_FLAGGED)
+        names = list(dict.fromkeys([*flagged.names, *sorted(site.unarchived)]))
+        names = names[:MOST_FLAGGED]
+        events = await run_in_threadpool(site.tallies.events_of, names)
+        verdicts = await site.recent_verdicts.of(names, events)
 
         def build() -> Response:
             rows = _rows(site, session, [one for one in verdicts.values() if one.flagged])
@@ -76,7 +79,7 @@ def add(routes: APIRouter, site: Site) -> None:
             ]
             return site.page(
                 "queue.html.j2", session, title="Queue", rows=shown, total=len(found),
-                flagged=len(rows), left_out=max(len(flagged) - MOST_FLAGGED, 0),
+                flagged=len(rows), left_out=max(flagged.total - MOST_FLAGGED, 0),
                 chosen=chosen, page=number, pages=-(-len(found) // PAGE),
                 to_review=sum(row.cause is not None for row in rows),
             )  # fmt: skip
@@ -89,14 +92,13 @@ def _rows(site: Site, session: Session, verdicts: Sequence[Verdict]) -> list[Row
     decisions = site.desk.all_present()
     looks = site.looks.of(session.caller.key_id, ids)
     times = site.tallies.times_of(ids)
-    causes = {verdict.account_id: cause for verdict, cause in site.desk.queue(verdicts)}
     rows = []
     for verdict in verdicts:
         name = verdict.account_id
         first, last, _ = times.get(name, (None, None, 0))
-        rows.append(
-            Row(verdict, "", causes.get(name), decisions.get(name), looks.get(name), first, last)
-        )
+        decision = decisions.get(name)
+        cause = cause_of(verdict, decision)
+        rows.append(Row(verdict, "", cause, decision, looks.get(name), first, last))
     return rows
 
 

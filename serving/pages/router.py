@@ -8,10 +8,14 @@ from fastapi.responses import Response
 from stillwatch.serving.http.problems import Problem
 from stillwatch.serving.pages import (
     account_page,
+    audit_page,
+    campaign_forms,
+    campaign_pages,
     decision_forms,
     login,
     model_page,
     queue_page,
+    records_forms,
     search_page,
     selection,
     template_pages,
@@ -21,8 +25,9 @@ from stillwatch.serving.pages.guard import HOME, page_route, see_other
 from stillwatch.serving.pages.site import Site
 
 PARTS = (
-    login.add, queue_page.add, account_page.add, decision_forms.add, search_page.add,
-    selection.add, template_pages.add, model_page.add,
+    login.add, queue_page.add, campaign_pages.add, campaign_forms.add, account_page.add,
+    decision_forms.add, search_page.add, selection.add, template_pages.add, model_page.add,
+    audit_page.add, records_forms.add,
 )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from stillwatch.serving.archive import reading
 from stillwatch.serving.archive.results import AccountHits, Hit
 from stillwatch.serving.pages.guard import PostedForm, ReadSession, see_other
 from stillwatch.serving.pages.projection import Projection, project
@@ -97,11 +96,12 @@ def _page(site: Site, session: Session, name: str, query: Query, view: str) -> R
         hits = [point.hit for point in points]
     like = site.archive.event(*query.like) if query.like is not None else None
     chosen = dict(query.fields)
+    shown = {hit.event.account_id for hit in hits} | {one.account_id for one in account_hits}
     return site.page(
         "search.html.j2", session, title="Search", query=query,
         fields={field: chosen.get(field, "") for field in FILTER_FIELDS}, view=view, name=name,
         account_hits=account_hits, hits=hits, points=points, projection=projection,
-        legend=legend, like=like, flagged=frozenset(site.tallies.flagged()),
+        legend=legend, like=like, flagged=site.tallies.flagged_among(shown),
     )  # fmt: skip
 
 
@@ -125,13 +125,11 @@ def _by_account(site: Site, query: Query) -> list[AccountHits]:
 
 def _map(site: Site, hits: Sequence[Hit]) -> tuple[Projection, list[Point], list[tuple[str, int]]]:
     """Hits in two dimensions, by the vectors of their slots, and the accounts with most of them."""
-    with site.archive._database.reading() as session:
-        held = reading.vectors_of(session, list({hit.event.slot for hit in hits}))
-    place = {int(text): number for number, text in enumerate(held.texts)}
-    shown = [hit for hit in hits if hit.event.slot in place]
+    vectors = site.archive.vectors({hit.event.slot for hit in hits})
+    shown = [hit for hit in hits if hit.event.slot in vectors]
     if not shown:
         return project(np.empty((0, 2), np.float32)), [], []
-    projection = project(held.vectors[[place[hit.event.slot] for hit in shown]])
+    projection = project(np.stack([vectors[hit.event.slot] for hit in shown]))
     most = Counter(hit.event.account_id for hit in shown).most_common(COLOURS)
     accounts = {account_id: number for number, (account_id, _) in enumerate(most)}
     intents = {intent: number for number, intent in enumerate(site.intents)}

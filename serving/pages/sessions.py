@@ -42,6 +42,13 @@ class Recent(Generic[T]):
     def get(self, name: str) -> T | None:
         return self._held.get(name)
 
+    def drop(self, unwanted: Callable[[T], bool]) -> None:
+        """Hold those no more for which this is so."""
+        # A copy first: other threads put things in meanwhile.
+        for name, thing in list(self._held.items()):
+            if unwanted(thing):
+                self._held.pop(name, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -107,6 +114,12 @@ class Sessions:
 
     def end(self, value: str) -> None:
         self._held.pop(_digest(value), None)
+
+    def forget(self, account_id: str) -> None:
+        """Drop what was shown of an account, and searches for what is like a prompt of it."""
+        for session in self._held.values():
+            session.shown.drop(lambda verdict: verdict.account_id == account_id)
+            session.searches.drop(lambda query: (query.like or ("",))[0] == account_id)
 
     def login_token(self, cookie: str) -> str:
         """What a login form has to hold beside this cookie, so that nobody can log another in."""

@@ -16,12 +16,17 @@ from markupsafe import Markup
 from stillwatch.model.templates import Template
 from stillwatch.serving.archive.language import LANGUAGES
 from stillwatch.serving.archive.results import ArchivedEvent
+from stillwatch.serving.campaigns.confirming import Confirming
+from stillwatch.serving.campaigns.job import CampaignJob
+from stillwatch.serving.campaigns.rulings import Rulings
 from stillwatch.serving.http.desk_api import TemplateKeeper
 from stillwatch.serving.http.service import Service
 from stillwatch.serving.http.settings import is_loopback
 from stillwatch.serving.pages import display
 from stillwatch.serving.pages.assets import Assets
-from stillwatch.serving.pages.links import Links
+from stillwatch.serving.pages.campaign_members import Decided
+from stillwatch.serving.pages.erasures import Erasures
+from stillwatch.serving.pages.recent_verdicts import RecentVerdicts
 from stillwatch.serving.pages.sessions import Session, Sessions
 from stillwatch.serving.pages.tallies import Tallies
 from stillwatch.serving.pages.tokens import to_pick, to_token
@@ -46,17 +51,24 @@ RULINGS = {"confirm": "confirmed", "reject": "rejected", "needs_more": "needs mo
 class Site:
     """One app's pages."""
 
-    def __init__(self, workplace: Workplace, service: Service, keeper: TemplateKeeper) -> None:
+    def __init__(
+        self, workplace: Workplace, service: Service, keeper: TemplateKeeper, job: CampaignJob
+    ) -> None:
         self.workplace = workplace
         self.service = service
         self.keeper = keeper
         """Brings live templates to the detector."""
+        self.job = job
+        """Has campaigns looked for."""
+        self.campaigns = workplace.campaigns
+        self.decided = Decided(workplace.desk)
+        self.confirming = Confirming(Rulings(workplace.desk, workplace.campaigns), self.verdicts)
         self.archive = workplace.archive
         self.desk = workplace.desk
         self.looks = workplace.looks
+        self.folder = workplace.folder
         self.sessions = Sessions()
         self.tallies = Tallies(workplace.archive)
-        self.links = Links(workplace.archive)
         self.assets = Assets()
         settings = service.settings
         self.open_to_all = settings.auth == "off"
@@ -67,6 +79,10 @@ class Site:
         )
         self.unarchived: set[str] = set()
         """Flagged accounts of which the archive knows nothing."""
+        self.erasures = Erasures(
+            self.desk, service.scorer.store, service.gate.call, self.forget_account
+        )
+        self.recent_verdicts = RecentVerdicts(self.verdicts)
         self._scan: asyncio.Task[None] | None = None
         self._environment = self._make_environment()
 
@@ -111,10 +127,20 @@ class Site:
             # What it fails of is told by the readiness of the store.
             self._scan.add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    def forget_account(self, account_id: str) -> None:
+        """Hold nothing of an account in memory any more."""
+        self.sessions.forget(account_id)
+        self.unarchived.discard(account_id)
+        self.recent_verdicts.forget(account_id)
+        # What was found from its prompts is found again without them.
+        self.job.hasten()
+
     async def close(self) -> None:
         if self._scan is not None:
             self._scan.cancel()
             await asyncio.gather(self._scan, return_exceptions=True)
+        await self.confirming.close()
+        await self.erasures.close()
 
     def page(
         self, view: str, session: Session | None, code: int = 200, /, **values: Any
@@ -135,7 +161,7 @@ class Site:
         names = self.service.scorer.store.accounts()
         call = self.service.gate.call
         while chunk := await call(lambda: list(islice(names, CHUNK))):
-            known = await asyncio.to_thread(self.tallies.numbers_of, chunk)
+            known = await asyncio.to_thread(self.archive.account_numbers, chunk)
             found = await self.verdicts(name for name in chunk if name not in known)
             self.unarchived |= {name for name, verdict in found.items() if verdict.flagged}
 

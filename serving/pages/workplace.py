@@ -1,14 +1,16 @@
-"""What the pages work on, opened once: the archive, the desk, and when who looked at what."""
+"""What the pages work on, opened once: archive, desk, campaigns, and when who looked at what."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from stillwatch.data.errors import StoreError
 from stillwatch.serving.archive import ArchiveSettings, PromptArchive, encoder_id
+from stillwatch.serving.campaigns import CampaignStore
 from stillwatch.serving.desk import Desk
 from stillwatch.serving.http.settings import ServeSettings
 from stillwatch.serving.pages.looks import Looks
@@ -17,11 +19,14 @@ from stillwatch.serving.scorer import Scorer
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """`report` is a page of the evaluation of the bundle in use, None if there is none."""
+    """`report` is a page of the evaluation of the bundle in use, None if there is none; `folder`
+    is the desk's."""
 
+    folder: Path
     archive: PromptArchive
     desk: Desk
     looks: Looks
+    campaigns: CampaignStore
     report: Path | None = None
     owns_archive: bool = False
 
@@ -36,17 +41,18 @@ class Workplace:
         make_desk: Callable[..., Desk] = Desk.open,
     ) -> Self:
         """Open the desk in `folder`, beside an archive that stays its owner's. StoreError."""
-        looks = Looks(folder)
-        try:
+        with ExitStack() as opened:
+            looks = opened.enter_context(closing(Looks(folder)))
+            campaigns = opened.enter_context(closing(CampaignStore.open(folder)))
             desk = make_desk(folder, archive, two_person=two_person)
-        except BaseException:
-            looks.close()
-            raise
-        return cls(archive, desk, looks, report)
+            desk.also_forget.append(campaigns)
+            opened.pop_all()
+        return cls(folder, archive, desk, looks, campaigns, report)
 
     def close(self) -> None:
-        """Close desk and looks, and the archive if it is nobody else's."""
+        """Close what was opened here, and the archive if it is nobody else's."""
         self.looks.close()
+        self.campaigns.close()
         self.desk.close()
         if self.owns_archive:
             self.archive.close()

@@ -55,7 +55,7 @@ let last = "";
 const keys = {
   j: () => move(1),
   k: () => move(-1),
-  c: () => decide("confirm", "c"),
+  c: () => (last === "g" ? location.assign("/desk/campaigns") : decide("confirm", "c")),
   r: () => decide("reject", "r"),
   u: () => document.querySelector(".notice [data-key=u]")?.click(),
   x: () => {
@@ -71,6 +71,7 @@ const keys = {
   s: () => last === "g" && location.assign("/desk/search"),
   t: () => last === "g" && location.assign("/desk/templates"),
   m: () => last === "g" && location.assign("/desk/model"),
+  a: () => last === "g" && location.assign("/desk/audit"),
 };
 
 document.addEventListener("keydown", (event) => {
@@ -99,6 +100,20 @@ document.addEventListener("click", (event) => {
   else if ("close" in target.dataset) dialog.close();
   else tickAll(target.closest("form"));
 });
+
+// A field to be copied: all of it is chosen at once, and a button copies it.
+for (const field of document.querySelectorAll("[data-copied]")) {
+  field.addEventListener("focus", () => field.select());
+  const button = document.querySelector(`[data-copy="${field.id}"]`);
+  if (!button || !navigator.clipboard) continue;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    let told = "Copied.";
+    try { await navigator.clipboard.writeText(field.value); }
+    catch { field.focus(); told = "Press Ctrl+C."; }
+    document.querySelector("[data-copied-told]").textContent = told;
+  });
+}
 
 function boxes(form) { return [...form.querySelectorAll("input[name=pick]")]; }
 

@@ -98,12 +98,13 @@ class Keys:
     scorer: str
     analyst: str
     admin: str
+    peer: str
     bound: str
     entries: tuple[KeyEntry, ...]
 
 
 def make_keys() -> Keys:
-    made = {name: new_key() for name in ("scorer", "analyst", "admin", "bound")}
+    made = {name: new_key() for name in ("scorer", "analyst", "admin", "peer", "bound")}
     entries = tuple(
         KeyEntry.model_validate(
             {

@@ -25,10 +25,11 @@ from tests.serving.http.http_support import (
     settings_in,
 )
 
-EVERYONE = frozenset({"none", "wrong", *ROLES})
+EVERYONE = frozenset({"none", "wrong", "peer", *ROLES})
 ANY_KEY = frozenset(ROLES)
 SCORING = frozenset({"scorer", "admin"})
 DESK = frozenset({"analyst", "admin"})
+PEERS = frozenset({"peer", "admin"})
 
 MATRIX = {
     ("GET", "/healthz"): EVERYONE,
@@ -57,6 +58,20 @@ MATRIX = {
     ("POST", "/v1/templates/{template_id}/replay"): DESK,
     ("POST", "/v1/templates/{template_id}/approve"): DESK,
     ("POST", "/v1/templates/{template_id}/revoke"): DESK,
+    ("GET", "/v1/campaigns"): DESK,
+    ("GET", "/v1/campaigns/{campaign_id}"): DESK,
+    ("GET", "/v1/actions"): DESK,
+    ("POST", "/v1/actions/{action_id}/undo"): DESK,
+    ("GET", "/v1/search"): DESK,
+    ("POST", "/v1/search"): DESK,
+    ("GET", "/taxii2/"): PEERS,
+    ("GET", "/taxii2/api/"): PEERS,
+    ("GET", "/taxii2/api/collections/"): PEERS,
+    ("GET", "/taxii2/api/collections/{collection_id}/"): PEERS,
+    ("GET", "/taxii2/api/collections/{collection_id}/manifest/"): PEERS,
+    ("GET", "/taxii2/api/collections/{collection_id}/objects/"): PEERS,
+    ("GET", "/taxii2/api/collections/{collection_id}/objects/{object_id}/"): PEERS,
+    ("GET", "/taxii2/api/collections/{collection_id}/objects/{object_id}/versions/"): PEERS,
     ("GET", "/docs"): EVERYONE,
     ("GET", "/openapi.json"): EVERYONE,
 }

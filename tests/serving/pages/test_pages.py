@@ -413,7 +413,7 @@ def test_the_model_tells_of_drift_and_labels(tmp_path: Path) -> None:
         assert re.search(r"Confirmed 1 CoT harvesting 1 Rejected 1", told)
         assert "Retraining would use 25 prompts of 1 attacking and 25 of 1 ordinary" in told
         assert "A test bundle" in told
-        assert str(desk.desk.head()) in told
+        assert "3 entries; look at them" in told
         answer = desk.get("/desk/model/report")
         assert "sandbox" in answer.headers["content-security-policy"]
         assert "script-src" not in answer.headers["content-security-policy"]

@@ -24,6 +24,12 @@ MATRIX = {
     ("POST", "/desk/login"): EVERYONE,
     ("POST", "/desk/logout"): READERS,
     ("GET", "/desk/queue"): READERS,
+    ("GET", "/desk/campaigns"): READERS,
+    ("GET", "/desk/campaigns/{campaign_id}"): READERS,
+    ("POST", "/desk/campaigns/{campaign_id}/confirm"): READERS,
+    ("POST", "/desk/campaigns/{campaign_id}/members/{token}"): READERS,
+    ("POST", "/desk/campaigns/{campaign_id}/rulings/{number}/{token}/undo"): READERS,
+    ("POST", "/desk/campaigns/{campaign_id}/export/{kind}"): READERS,
     ("GET", "/desk/account"): READERS,
     ("GET", "/desk/accounts/{token}"): READERS,
     ("POST", "/desk/accounts/{token}/decide"): READERS,
@@ -46,10 +52,15 @@ MATRIX = {
     ("POST", "/desk/sources/revoke"): ADMIN,
     ("GET", "/desk/model"): READERS,
     ("GET", "/desk/model/report"): READERS,
+    ("GET", "/desk/audit"): READERS,
+    ("POST", "/desk/audit/verify"): READERS,
+    ("POST", "/desk/labels"): ADMIN,
+    ("POST", "/desk/accounts/{token}/erase"): ADMIN,
 }
 """Who may call each route. A new route needs a line here."""
 VALUES = {"token": to_token("a0"), "account": to_token("a0"), "event": to_token("e0"),
-          "name": "T0", "number": "1", "kind": "csv"}  # fmt: skip
+          "name": "T0", "number": "1", "kind": "csv",
+          "campaign_id": "c-000000000001"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

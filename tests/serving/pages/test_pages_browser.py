@@ -29,6 +29,8 @@ LOOKS = [
     for scheme in ("light", "dark")
 ]
 
+MISSING = "Failed to load resource: the server responded with a status of 404 (Not Found)"
+
 pytestmark = pytest.mark.slow
 
 
@@ -57,8 +59,9 @@ def morning_events() -> list[Event]:
 
 
 @contextmanager
-def opened(browser: Browser, **options: Any) -> Iterator[Page]:
-    """A page that must ask nothing of other machines and complain of nothing."""
+def opened(browser: Browser, missing: int = 0, **options: Any) -> Iterator[Page]:
+    """A page that must ask nothing of other machines and complain of nothing, but that `missing`
+    of what it asked for is not there."""
     context = browser.new_context(accept_downloads=True, **options)
     page = context.new_page()
     asked: list[str] = []
@@ -81,7 +84,7 @@ def opened(browser: Browser, **options: Any) -> Iterator[Page]:
         assert {urlsplit(url).hostname for url in asked if not url.startswith("data:")} == {
             "127.0.0.1"
         }
-        assert complaints == []
+        assert complaints == [MISSING] * missing
     finally:
         context.close()
 
@@ -233,7 +236,7 @@ def test_a_morning_by_keyboard(browser: Browser, tmp_path: Path, width: int, sch
         content = Path(download.value.path()).read_text(encoding="utf-8-sig")
         assert "write down every step" in content
 
-        for key, path in (("t", "templates"), ("m", "model")):
+        for key, path in (("t", "templates"), ("m", "model"), ("a", "audit")):
             keys.press("g")
             keys.press(key)
             page.wait_for_url(f"**/desk/{path}")
@@ -247,7 +250,7 @@ def test_prompts_that_mean_harm_do_none(browser: Browser, tmp_path: Path) -> Non
         opened(browser, viewport={"width": 1280, "height": 800}) as page,
     ):
         login(page, address)
-        paths = ["queue", f"accounts/{token}", "templates", "model"]
+        paths = ["queue", f"accounts/{token}", "templates", "model", f"audit?of={token}"]
         paths += [f"events/{token}/{to_token(event.event_id)}" for event in harmful_events()]
         for path in paths:
             started = time.monotonic()
@@ -341,3 +344,57 @@ def test_pages_work_without_scripts(browser: Browser, tmp_path: Path) -> None:
         page.wait_for_url("**/desk/search/*")
         page.get_by_role("link", name="Map", exact=True).click()
         assert page.locator("input[name=pick]").count() > 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_records_by_keyboard(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 800}
+    with (
+        served(tmp_path, morning_events(), offset=3.0) as (address, archive, desk),
+        opened(browser, missing=1, viewport=size, color_scheme=scheme) as page,
+    ):
+        keys = page.keyboard
+        login(page, address, "admin")
+        desk.decide("a1", "reject", "<b>a product</b>", "ann", None)
+        desk.decide("a2", "reject", "another", "bob", None)
+
+        # Who decided what, and that nothing was changed since.
+        keys.press("g")
+        keys.press("a")
+        page.wait_for_url("**/desk/audit")
+        assert page.get_by_text("Intact").is_visible()
+        assert page.locator("tr[data-row]").count() == 3
+        check(page)
+        page.locator("select[name=action]").select_option("account.decided")
+        page.wait_for_function("document.querySelectorAll('tr[data-row]').length == 2")
+        assert page.get_by_text("<b>a product</b>").is_visible()
+        page.context.grant_permissions(["clipboard-write"])
+        page.locator("[data-copy]").click()
+        page.wait_for_selector("text=Copied.")
+        assert page.locator("#head").input_value() == str(desk.anchored())
+        check(page)
+
+        # Labels as a file.
+        page.goto(f"{address}/desk/model")
+        page.get_by_text("Export labels").click()
+        check(page)
+        form = page.locator("form[action='/desk/labels']")
+        form.locator("[name=reason]").fill("the next training")
+        form.locator("[name=typed]").fill("export")
+        with page.expect_download() as download:
+            keys.press("Enter")
+        assert download.value.suggested_filename == "labelled.zip"
+        assert desk.entries(limit=1)[0].fields["reason"] == "the next training"
+
+        # An erasure, which has to be typed.
+        path = f"{address}/desk/accounts/{to_token('framed')}"
+        page.goto(path)
+        page.get_by_text("Erase this account").click()
+        check(page)
+        form = page.locator("form[action$='/erase']")
+        form.locator("[name=reason]").fill("asked for")
+        form.locator("[name=typed]").fill("framed")
+        keys.press("Enter")
+        page.wait_for_selector("text=This account was erased")
+        assert archive.events("framed").total == 0
+        check(page)
