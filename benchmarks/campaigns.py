@@ -109,7 +109,7 @@ def _world(
     events = world.events()
     _tell(f"{len(events):,} events of {len(truth.campaign) + len(truth.kind):,} accounts")
     start = time.perf_counter()
-    found = find(detector, calibration, events)
+    found = find(detector, calibration, events, _tell)
     seconds = time.perf_counter() - start
     _tell(f"linked and read in {seconds:.0f} s")
     methods = {

@@ -127,7 +127,7 @@ class CampaignFinder:
         communities = find_communities(evidence)
         readings = self._reader.read(
             communities, table, self.index,
-            lambda done: progress("communities", done, len(communities)),
+            lambda done: progress("communities", done, len(communities)), self._clear,
         )  # fmt: skip
         risks = self.calibration.probability(feature_rows([own.features for own in readings]))
         found = [
@@ -135,6 +135,9 @@ class CampaignFinder:
             for community, reading, risk in zip(communities, readings, risks, strict=True)
         ]
         return named(found, previous, self.calibration.leave)
+
+    def _clear(self, features: np.ndarray) -> bool:
+        return bool(self.calibration.probability(features[None])[0] < self.calibration.leave)
 
     def _campaign(
         self, community: Community, reading: Reading, risk: float, table: EventTable

@@ -15,30 +15,40 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
+from stillwatch.model.campaigns.risk import FEATURES
 from stillwatch.model.detector import SLOT, Detector, Scored, text_key
 
 SAMPLE_EVENTS = 64
 """Events of a community that are read: risk hardly moves after."""
 EACH = 3
 """Of an account, while there are accounts enough."""
+FIRST_LOOK = 16
+"""Events that are read of a community first: most are clearly ordinary after that."""
+HOPE = 1.0
+"""By which the risk's logit may yet rise after the first look."""
 SURE = 1.64
 """Standard errors by which a value must be certain to speak against accounts."""
+LEAST_KINSHIP, UNKNOWN_KINSHIP = -0.1, 1.0
 _SMALLEST = 1e-6
 
 Fetch = Callable[[Sequence[int]], list[Event]]
 """The events with these numbers, in their order."""
+Clear = Callable[[np.ndarray], bool]
+"""Whether the features that speak most for a campaign, float64 (F,), still speak for none."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """`features` float64 (F,); `intents` float64 (I,), calibrated, over the sampled events;
-    `events` int64, all that are evidence, in order of time; `sampled` numbers of those read."""
+    `events` int64, all that are evidence, in order of time; `sampled` numbers of those read, of
+    which there are FIRST_LOOK where a first look cleared the community."""
 
     features: np.ndarray
     intents: np.ndarray
@@ -56,20 +66,30 @@ class Work:
     counts: np.ndarray
 
 
+class _Content(NamedTuple):
+    """What some events say: features as found, those that speak most for a campaign among what is
+    likely, and intents (I,)."""
+
+    found: dict[str, float]
+    at_most: dict[str, float]
+    intents: np.ndarray
+
+
 class CommunityReader:
     """Reads communities with a detector. What is sampled anew is read anew; the rest is kept."""
 
     def __init__(self, detector: Detector, fetch: Fetch) -> None:
         self.detector = detector
         self.fetch = fetch
-        self._kept: dict[bytes, tuple[float, float, np.ndarray, float]] = {}
+        self._kept: dict[bytes, _Content] = {}
         self._used: set[bytes] = set()
 
     def read(
         self, communities: Sequence[Community], table: EventTable, index: CampaignIndex,
-        progress: Callable[[int], None] = lambda count: None,
+        progress: Callable[[int], None] = lambda count: None, clear: Clear | None = None,
     ) -> list[Reading]:  # fmt: skip
-        """One reading a community; `progress` gets how many are done."""
+        """One reading a community; `progress` gets how many are done. With `clear` those that it
+        clears after a first look are not read further."""
         sent = np.bincount(table.account, minlength=len(index.accounts))
         order = np.argsort(table.account, kind="stable")
         bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
@@ -79,56 +99,65 @@ class CommunityReader:
         found = []
         for done, community in enumerate(communities, start=1):
             work = _work(community, table, order, bounds)
-            sampled = sample(work, table, hashes)
-            risk, contribution, intents, kinship = self._content(sampled, table)
             first = np.full(len(index.accounts), np.inf)
             np.minimum.at(first, table.account[work.events], table.time[work.events])
             begun = first[work.accounts]
-            features = np.array([
-                risk,
-                contribution,
-                float(np.median(work.counts / sent[work.accounts])),
-                _unevenness(work.counts),
-                kinship,
-                float(np.log((_middle_half(begun) + 60.0) / (spread + 60.0))),
-                float(np.log(len(work.accounts))),
-                len(np.unique(table.text[work.events])) / len(work.events),
-                _sharing(community, work.accounts, index),
-            ])  # fmt: skip
+            sharing = {
+                "dedication": float(np.median(work.counts / sent[work.accounts])),
+                "unevenness": _unevenness(work.counts),
+                "onset": float(np.log((_middle_half(begun) + 60.0) / (spread + 60.0))),
+                "accounts": float(np.log(len(work.accounts))),
+                "variety": len(np.unique(table.text[work.events])) / len(work.events),
+                "sharing": _sharing(community, work.accounts, index),
+            }
+            sampled = sample(work, table, hashes, FIRST_LOOK if clear else SAMPLE_EVENTS)
+            content = self._content(sampled, table, whole=clear is None)
+            if clear is not None and not clear(_features(content.at_most, sharing)):
+                sampled = sample(work, table, hashes)
+                content = self._content(sampled, table)
             order_in_time = np.lexsort((table.identity[work.events], table.time[work.events]))
-            found.append(Reading(features, intents, work.events[order_in_time], sampled))
+            found.append(
+                Reading(
+                    _features(content.found, sharing), content.intents,
+                    work.events[order_in_time], sampled,
+                )
+            )  # fmt: skip
             progress(done)
         self._kept = {key: kept for key, kept in self._kept.items() if key in self._used}
         return found
 
-    def _content(
-        self, sampled: tuple[int, ...], table: EventTable
-    ) -> tuple[float, float, np.ndarray, float]:
+    def _content(self, sampled: tuple[int, ...], table: EventTable, whole: bool = True) -> _Content:
         identities = table.identity[list(sampled)].tobytes()
         key = hashlib.blake2b(
-            identities + self.detector.bundle_id.encode(), digest_size=16
+            identities + self.detector.bundle_id.encode() + bytes([whole]), digest_size=16
         ).digest()
         self._used.add(key)
         known = self._kept.get(key)
         if known is None:
-            known = self._kept[key] = self._read_content(self.fetch(sampled))
+            known = self._kept[key] = self._read_content(self.fetch(sampled), whole)
         return known
 
-    def _read_content(self, events: list[Event]) -> tuple[float, float, np.ndarray, float]:
+    def _read_content(self, events: list[Event], whole: bool) -> _Content:
         record = np.zeros(1, dtype=self.detector.record_dtype)
         scored = self.detector.score(events, [0] * len(events), record)
         last = max(len(events) // 4, 1)
-        strongest = scored.contribution.max(axis=1)
-        return (
-            float(_logit(scored.risk[-last:]).mean()),
-            float(_logit(strongest).mean()),
+        strongest = _logit(scored.contribution.max(axis=1))
+        risk = float(_logit(scored.risk[-last:]).mean())
+        contribution = float(strongest.mean())
+        error = float(strongest.std()) / np.sqrt(len(events))
+        kinship = self._kinship(events, scored) if whole else UNKNOWN_KINSHIP
+        return _Content(
+            {"risk": risk, "contribution": contribution, "kinship": kinship},
+            {
+                "risk": risk + HOPE, "contribution": contribution + SURE * error,
+                "kinship": LEAST_KINSHIP,
+            },
             scored.intents[-last:].mean(axis=0),
-            self._kinship(events, scored),
-        )
+        )  # fmt: skip
 
     def _kinship(self, events: Sequence[Event], scored: Scored) -> float:
-        """The most by which payloads of one account are likely more alike than those of two; 1
-        where no account has two, since nothing is known then."""
+        """The most by which payloads of one account are likely more alike than those of two;
+        UNKNOWN_KINSHIP where no account has two."""
         framed = [bool(texts.frame) for texts in scored.texts]
         # The first events of a stream have nothing yet to tell the frame by.
         wanted = [n for n, one in enumerate(framed) if one or not any(framed)]
@@ -147,15 +176,17 @@ class CommunityReader:
         same = pairs & (owner[:, None] == owner[None, :])
         other = pairs & ~same
         if not same.any() or not other.any():
-            return 1.0
+            return UNKNOWN_KINSHIP
         # Pairs of one account are not independent: accounts are what was drawn.
         accounts = len(np.unique(owner[same.any(axis=0) | same.any(axis=1)]))
         error = float(alike[other].std()) / np.sqrt(accounts)
         return float(alike[same].mean() - alike[other].mean() + SURE * error)
 
 
-def sample(work: Work, table: EventTable, hashes: np.ndarray) -> tuple[int, ...]:
-    """Numbers of at most SAMPLE_EVENTS of a community's events, in order of time: EACH of an
+def sample(
+    work: Work, table: EventTable, hashes: np.ndarray, most: int = SAMPLE_EVENTS
+) -> tuple[int, ...]:
+    """Numbers of at most `most` of a community's events, in order of time: EACH of an
     account, different texts first, drawn by hash so that a further event changes little. Accounts
     with several come first: one prompt of an account tells nothing of its kinship. `hashes` uint64
     are those of all accounts' names."""
@@ -171,7 +202,7 @@ def sample(work: Work, table: EventTable, hashes: np.ndarray) -> tuple[int, ...]
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     # All accounts' first EACH before anyone's next.
     turn = rank // EACH
-    chosen = order[np.argsort(turn, kind="stable")][:SAMPLE_EVENTS]
+    chosen = order[np.argsort(turn, kind="stable")][:most]
     numbers = work.events[chosen]
     numbers = numbers[np.lexsort((table.identity[numbers], table.time[numbers]))]
     return tuple(int(number) for number in numbers)
@@ -190,6 +221,11 @@ def _work(community: Community, table: EventTable, order: np.ndarray, bounds: np
     events = np.sort(np.concatenate([held, *others]))
     accounts, counts = np.unique(table.account[events], return_counts=True)
     return Work(events, accounts, counts)
+
+
+def _features(content: dict[str, float], sharing: dict[str, float]) -> np.ndarray:
+    both = {**content, **sharing}
+    return np.array([both[name] for name in FEATURES])
 
 
 def hash_of(text: str) -> int:

@@ -99,14 +99,21 @@ def in_flagged(campaigns: Iterable[Campaign]) -> set[str]:
 
 
 def find(
-    detector: Detector, calibration: CampaignCalibration, events: Sequence[Event]
-) -> list[Campaign]:
+    detector: Detector, calibration: CampaignCalibration, events: Sequence[Event],
+    progress: Progress,
+) -> list[Campaign]:  # fmt: skip
     """Everything linked among some events."""
     index = CampaignIndex()
     index.add(events)
+    progress(f"{len(index):,} events indexed")
+
+    def told(stage: str, done: int, total: int) -> None:
+        if done % 200 == 0 or done == total:
+            progress(f"{stage}: {done:,} of {total:,}")
+
     return CampaignFinder(
         detector, index, lambda numbers: [events[n] for n in numbers], calibration
-    ).find()
+    ).find(progress=told)
 
 
 def shared_infrastructure(events: Sequence[Event]) -> set[str]:
