@@ -26,6 +26,7 @@ import numpy as np
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.campaigns import DAY_S, CampaignPlan
 from stillwatch.data.simulator.timing import START_S
+from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.risk import CampaignCalibration
 from stillwatch.model.detector import Detector
 from stillwatch.training.benchmark.campaign_world import (
@@ -109,14 +110,16 @@ def _world(
     events = world.events()
     _tell(f"{len(events):,} events of {len(truth.campaign) + len(truth.kind):,} accounts")
     start = time.perf_counter()
-    found = find(detector, calibration, events, _tell)
+    index = CampaignIndex()
+    index.add(events)
+    found = find(detector, calibration, index, events, _tell)
     seconds = time.perf_counter() - start
     _tell(f"linked and read in {seconds:.0f} s")
     methods = {
         "stillwatch": in_flagged(found),
-        "shared infrastructure": shared_infrastructure(events),
+        "shared infrastructure": shared_infrastructure(index),
         "shared skeletons, merged stream": tied_by_skeletons(
-            detector, events, frozenset(truth.campaign)
+            detector, index, events, frozenset(truth.campaign)
         ),
     }
     return {

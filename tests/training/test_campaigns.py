@@ -34,7 +34,7 @@ from stillwatch.training.campaigns import (
     joined,
     read_world,
 )
-from tests.model.campaigns.campaign_support import calibration
+from tests.model.campaigns.campaign_support import calibration, indexed
 from tests.support import TinyEncoder, tiny_bundle
 
 PLANS = (
@@ -203,7 +203,7 @@ def test_judged_by_accounts(world: World) -> None:
 
 def test_shared_infrastructure_finds_those_who_share_it(world: World) -> None:
     truth = Truth.of(world)
-    found = judge(truth, shared_infrastructure(world.events()))
+    found = judge(truth, shared_infrastructure(indexed(world.events())))
     shares = {name: own / total for name, (own, total) in found.campaigns.items()}
     names = list(world.plans)
     assert shares[names[0]] == 0.0
@@ -213,7 +213,9 @@ def test_shared_infrastructure_finds_those_who_share_it(world: World) -> None:
 
 def test_tied_by_skeletons_is_at_its_best(world: World, detector: Detector) -> None:
     truth = Truth.of(world)
-    named = tied_by_skeletons(detector, world.events(), frozenset(truth.campaign))
+    named = tied_by_skeletons(
+        detector, indexed(world.events()), world.events(), frozenset(truth.campaign)
+    )
     if named:
         assert judge(truth, named).precision >= 0.97
 

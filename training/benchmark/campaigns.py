@@ -99,13 +99,10 @@ def in_flagged(campaigns: Iterable[Campaign]) -> set[str]:
 
 
 def find(
-    detector: Detector, calibration: CampaignCalibration, events: Sequence[Event],
-    progress: Progress,
+    detector: Detector, calibration: CampaignCalibration, index: CampaignIndex,
+    events: Sequence[Event], progress: Progress,
 ) -> list[Campaign]:  # fmt: skip
-    """Everything linked among some events."""
-    index = CampaignIndex()
-    index.add(events)
-    progress(f"{len(index):,} events indexed")
+    """Everything linked among the events of an index."""
 
     def told(stage: str, done: int, total: int) -> None:
         if done % 200 == 0 or done == total:
@@ -116,22 +113,18 @@ def find(
     ).find(progress=told)
 
 
-def shared_infrastructure(events: Sequence[Event]) -> set[str]:
+def shared_infrastructure(index: CampaignIndex) -> set[str]:
     """Baseline: accounts with a rare network or payment in common with two others."""
-    index = CampaignIndex()
-    index.add(events)
     tied = key_evidence(index.keys, len(index.accounts))
     return {index.accounts[int(a)] for own in tied for a in own.accounts}
 
 
 def tied_by_skeletons(
-    detector: Detector, events: Sequence[Event], guilty: frozenset[str]
+    detector: Detector, index: CampaignIndex, events: Sequence[Event], guilty: frozenset[str]
 ) -> set[str]:
     """Baseline: connected components of accounts that share any skeleton, each judged by the
     classifier's risk on its merged stream. At its best: the threshold that finds the most accounts
     of `guilty` at PRECISION, which no site could know."""
-    index = CampaignIndex()
-    index.add(events)
     table = index.table()
     found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
     rows, columns = found.skeleton, len(found) + table.account[found.event]
