@@ -17,6 +17,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import numpy as np
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.campaigns import DAY_S, CampaignPlan
 from stillwatch.data.simulator.timing import START_S
+from stillwatch.model.campaigns.finder import Campaign
 from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.risk import CampaignCalibration
 from stillwatch.model.detector import Detector
@@ -62,6 +64,8 @@ OTHERS = (
     CampaignPlan(200, 4, 0.2, shuffled=False), CampaignPlan(100, 20, 0.5, "all", days=14),
     CampaignPlan(150, 40, 0.0, days=10, start_day=20, release_day=25),
 )  # fmt: skip
+TOLD_FROM = 0.05
+"""Risk from which a group is listed by itself."""
 LEAKING = (
     *[CampaignPlan(accounts, 4, 0.2, days=2, start_day=30) for accounts in (50, 200, 1000, 5000)],
     *[CampaignPlan(accounts, 4, 0.2, days=14, start_day=30) for accounts in (50, 200)],
@@ -129,6 +133,8 @@ def _world(
         "seconds": round(seconds, 1),
         "flagged campaigns": sum(one.flagged for one in found),
         "groups found ordinary": sum(not one.flagged for one in found),
+        "threshold": round(calibration.enter, 4),
+        "groups": [_group(one, truth) for one in found if one.risk >= TOLD_FROM],
         "plans": {name: asdict(plan) for name, plan in world.plans.items()},
         "methods": {
             name: {"campaigns": own.campaigns, "ordinary": own.ordinary}
@@ -136,6 +142,16 @@ def _world(
         },
         "accounts alone": _alone(detector, world, events, options.alone),
     }
+
+
+def _group(campaign: Campaign, truth: Truth) -> dict[str, Any]:
+    """One group's risk and whose accounts are in it, so that other thresholds can be looked at."""
+    campaigns = Counter(truth.campaign[a] for a in campaign.accounts if a in truth.campaign)
+    ordinary = Counter(truth.kind[a] for a in campaign.accounts if a in truth.kind)
+    return {
+        "risk": round(campaign.risk, 4), "events": campaign.events,
+        "campaigns": dict(campaigns.most_common(3)), "ordinary": dict(ordinary.most_common()),
+    }  # fmt: skip
 
 
 def _alone(
