@@ -7,8 +7,10 @@ flagged account; decisions, an undone one in ten, fill the audit log. A writer a
 while, ten times a second, so that no figure rests on an archive that stands still.
 
 Each page is asked for RUNS times after WARM more, one after the other, by an analyst who is logged
-in: milliseconds until the last byte, p50 and worst. With --archive the archive is made in that
-folder, or taken from there if it holds as many prompts.
+in: milliseconds until the last byte, p50 and worst, and the middle of the processor time that the
+app's own threads took, which a busy machine does not change by much; None where the system does
+not tell it. What the client, the writer and the archive's own work take is not in it. With
+--archive the archive is made in that folder, or taken from there if it holds as many prompts.
 
 Left out: the network, a browser's own work, the encoding of the real texts.
 Run: python benchmarks/pages.py [--events 1000000] [--texts 3000] [--runs 20] [--archive DIR]
@@ -70,6 +72,8 @@ WARM = 2
 APPENDED = 50
 """Prompts that the writer adds at a time."""
 AIM_MS = 300.0
+NOT_OF_PAGES = ("MainThread", "writer", "archive", "archive-build")
+"""Threads that ask for pages, or that write beside them."""
 
 
 class Plan(NamedTuple):
@@ -280,7 +284,7 @@ def writing(archive: PromptArchive, plan: Plan, encoder: str) -> Iterator[None]:
             archive.offer(plan.batch(first, APPENDED, encoder))
             first += APPENDED
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name="writer", daemon=True)
     thread.start()
     try:
         yield
@@ -334,22 +338,47 @@ def visit(
 
 
 def timed(name: str, ask: Callable[[], httpx.Response], runs: int) -> dict[str, Any]:
-    times = []
+    times, processor = [], []
     for number in range(WARM + runs):
-        started = time.perf_counter()
+        before, started = processor_ms(), time.perf_counter()
         answer = ask()
         spent = (time.perf_counter() - started) * 1e3
+        after = processor_ms()
         if answer.status_code != 200:
             raise SystemExit(f"{name} answered {answer.status_code}")
         if number >= WARM:
             times.append(spent)
+            if before is not None and after is not None:
+                processor.append(after - before)
     figures = {
         "p50_ms": round(float(np.median(times)), 1),
         "worst_ms": round(max(times), 1),
+        "processor_ms": round(float(np.median(processor)), 1) if processor else None,
         "kib": round(len(answer.content) / 1024),
     }
-    tell(f"{name}: {figures['p50_ms']} ms, worst {figures['worst_ms']} ms")
+    tell(
+        f"{name}: {figures['p50_ms']} ms, worst {figures['worst_ms']} ms, "
+        f"processor {figures['processor_ms']} ms"
+    )
     return figures
+
+
+def processor_ms() -> float | None:
+    """Processor time of all threads of this process that serve pages, so far; None where the
+    system does not tell it."""
+    if not Path("/proc/self/schedstat").exists():
+        return None
+    total = 0
+    for thread in threading.enumerate():
+        if thread.name in NOT_OF_PAGES:
+            continue
+        try:
+            content = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended meanwhile.
+            continue
+        total += int(content.split()[0])
+    return total / 1e6
 
 
 def login(client: httpx.Client, key: str) -> str:

@@ -17,8 +17,6 @@ from stillwatch.data.errors import ConfigError, StoreError
 from stillwatch.data.events import Event
 from stillwatch.model.detector import Detector, Scored
 from stillwatch.model.encoder import Encoder
-from stillwatch.model.stream import clip_middle
-from stillwatch.model.text import normalise
 from stillwatch.serving.archive import opening, overview, reading, searching, traits
 from stillwatch.serving.archive.columns import Rows
 from stillwatch.serving.archive.indexer import Indexer
@@ -128,33 +126,56 @@ class PromptArchive:
         else:
             self._indexer.turn()
 
+    def meaning(self, text: str) -> np.ndarray:
+        """The unit vector float32 (D,) of a text that is searched for, for `search` and
+        `accounts`: of a long one it takes longer than the search. ConfigError without encoder."""
+        return self._meaning(searching.read(text))
+
     def search(
-        self, query: str | np.ndarray, k: int = 10, filters: Filters = ANY, each: int = 3
-    ) -> list[Hit]:
+        self, query: str | np.ndarray, k: int = 10, filters: Filters = ANY, each: int = 3,
+        vector: np.ndarray | None = None,
+    ) -> list[Hit]:  # fmt: skip
         """The `k` events most similar to a text or to a unit vector float32 (D,), nearest first;
         of events with the same text the latest `each`. Of a text, those that agree word for word
-        come first."""
+        come first; its `vector` is that of `meaning`, if it was asked for before."""
         scope = searching.scope_of(self._live, self._database, filters)
-        found = self._find(scope, query, k)
+        found = self._find(scope, query, k, vector)
         return searching.to_hits(scope, self._database, found, k, each)
 
     def exact(self, text: str, k: int = 10, filters: Filters = ANY) -> list[Hit]:
         """Events whose whole prompt, slot or frame is this text, letter for letter once disguises
         are undone as for scoring; of each kind the latest."""
         scope = searching.scope_of(self._live, self._database, filters)
-        found = searching.by_words(scope, self._database, text)
+        found = searching.by_words(scope, self._database, searching.read(text))
         return searching.to_hits(scope, self._database, found, k, k)
 
     def accounts(
         self, query: str | np.ndarray, k: int = 10, filters: Filters = ANY,
         min_similarity: float = 0.6, texts: int = searching.ACCOUNT_TEXTS,
+        vector: np.ndarray | None = None,
     ) -> list[AccountHits]:  # fmt: skip
         """Who else asked this: the `k` accounts with the nearest events of at least this
-        similarity, read off the `texts` nearest texts."""
+        similarity, read off the `texts` nearest texts. `vector` as in `search`."""
         scope = searching.scope_of(self._live, self._database, filters)
-        found = self._find(scope, query, texts)
+        found = self._find(scope, query, texts, vector)
         near = [group for group in found if group.similarity >= min_similarity]
         return searching.by_account(scope, self._database, near, k)
+
+    def accounts_exact(self, text: str, k: int = 10, filters: Filters = ANY) -> list[AccountHits]:
+        """The `k` accounts with most events as `exact` finds them."""
+        scope = searching.scope_of(self._live, self._database, filters)
+        found = searching.by_words(scope, self._database, searching.read(text))
+        return searching.by_account(scope, self._database, found, k)
+
+    def accounts_like(
+        self, account_id: str, event_id: str, k: int = 10, filters: Filters = ANY,
+        parts: Sequence[Part] = ("slot", "frame"), elsewhere: bool = False,
+        texts: int = searching.ACCOUNT_TEXTS,
+    ) -> list[AccountHits]:  # fmt: skip
+        """The `k` accounts with the events nearest to one that is there, as `more_like` finds
+        them, read off the `texts` nearest texts. KeyError."""
+        scope, found = self._like(account_id, event_id, texts, filters, parts, elsewhere)
+        return searching.by_account(scope, self._database, found, k)
 
     def more_like(
         self, account_id: str, event_id: str, k: int = 10, filters: Filters = ANY,
@@ -162,14 +183,7 @@ class PromptArchive:
     ) -> list[Hit]:  # fmt: skip
         """Events like one that is there, by what it is about (`slot`), by what it asks for
         (`frame`) or by either; `elsewhere` leaves out its own account. KeyError."""
-        event = self.event(account_id, event_id)
-        without = None
-        if elsewhere:
-            without = np.array(list(self.account_numbers([account_id]).values()))
-        scope = searching.scope_of(self._live, self._database, filters, without)
-        scope = searching.without_event(scope, event.id)
-        vectors = searching.vectors_of_event(self._database, event, parts)
-        found = searching.by_meaning(scope, self._live, vectors, k)
+        scope, found = self._like(account_id, event_id, k, filters, parts, elsewhere)
         return searching.to_hits(scope, self._database, found, k, each)
 
     def template_hits(
@@ -280,20 +294,36 @@ class PromptArchive:
         self._resources.close()
 
     def _find(
-        self, scope: searching.Scope, query: str | np.ndarray, k: int
-    ) -> list[searching.Found]:
+        self, scope: searching.Scope, query: str | np.ndarray, k: int,
+        vector: np.ndarray | None = None,
+    ) -> list[searching.Found]:  # fmt: skip
         if scope.empty:
             return []
         if isinstance(query, np.ndarray):
             return searching.by_meaning(scope, self._live, [_checked(query, self._live)], k)
+        normal = searching.read(query)
+        near = self._meaning(normal) if vector is None else _checked(vector, self._live)
+        found = searching.by_words(scope, self._database, normal)
+        return found + searching.by_meaning(scope, self._live, [near], k, found)
+
+    def _meaning(self, normal: str) -> np.ndarray:
         if self._encoder is None:
             raise ConfigError(
                 "a search for a text must have an encoder, however: the archive was opened without "
                 "one; give it, or search for a vector"
             )
-        vector = self._encoder.encode([normalise(clip_middle(query))])[0].vector
-        found = searching.by_words(scope, self._database, query)
-        return found + searching.by_meaning(scope, self._live, [vector], k, found)
+        return self._encoder.encode([normal])[0].vector
+
+    def _like(
+        self, account_id: str, event_id: str, k: int, filters: Filters, parts: Sequence[Part],
+        elsewhere: bool,
+    ) -> tuple[searching.Scope, list[searching.Found]]:  # fmt: skip
+        event = self.event(account_id, event_id)
+        without = None
+        if elsewhere:
+            without = np.array(list(self.account_numbers([account_id]).values()))
+        scope = searching.scope_of(self._live, self._database, filters, without)
+        return scope, searching.like_event(scope, self._live, self._database, event, parts, k)
 
     def _writer(self) -> tuple[Indexer, Intake]:
         if self._indexer is None or self._intake is None:

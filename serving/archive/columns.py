@@ -45,12 +45,13 @@ class Holders:
         self._order = np.argsort(texts, kind="stable").astype(np.int32)
         self._texts = texts[self._order]
 
-    def of(self, text: int) -> np.ndarray:
-        """Positions int32, ascending, of the events that hold this text."""
+    def of_each(self, texts: np.ndarray) -> list[np.ndarray]:
+        """Positions int32, ascending, of the events that hold each of some texts (K,)."""
         # Of the same type: otherwise all of them would be converted first.
-        wanted = np.array([text, text + 1], self._texts.dtype)
-        first, last = np.searchsorted(self._texts, wanted)
-        return self._order[first:last]
+        wanted = texts.astype(self._texts.dtype)
+        first = np.searchsorted(self._texts, wanted).tolist()
+        last = np.searchsorted(self._texts, wanted, "right").tolist()
+        return [self._order[start:stop] for start, stop in zip(first, last, strict=True)]
 
 
 _NONE = Holders(np.empty(0, np.int32))
@@ -72,16 +73,25 @@ class Rows:
         self.frames = frames
         """Of the events up to some position; those after it are compared one by one."""
 
-    def holding(self, text: int) -> np.ndarray:
-        """Positions, ascending, of the events whose slot or frame this text is."""
-        if text <= 0:
-            return np.empty(0, np.int64)
-        found = []
+    def holding(self, texts: np.ndarray) -> list[np.ndarray]:
+        """Positions, ascending, of the events whose slot or frame each of some texts int64 (K,)
+        is; none for 0, which stands for no text."""
+        found: list[list[np.ndarray]] = [[] for _ in texts]
         for holders, column in ((self.slots, "slot"), (self.frames, "frame")):
+            for own, positions in zip(found, holders.of_each(texts), strict=True):
+                if len(positions):
+                    own.append(positions)
             later = self.columns[column][holders.count : self.count]
-            found += [holders.of(text), np.flatnonzero(later == text) + holders.count]
-        # A text is a slot or a frame: one of the two is empty.
-        return np.concatenate(found).astype(np.int64)
+            # Those of any of the texts, and these alone by their text.
+            some = np.flatnonzero(np.isin(later, texts))
+            for own, places in zip(found, Holders(later[some]).of_each(texts), strict=True):
+                if len(places):
+                    own.append(some[places] + holders.count)
+        # A text is a slot or a frame: of its parts none is of the other kind.
+        return [
+            np.concatenate(own).astype(np.int64) if own and text > 0 else np.empty(0, np.int64)
+            for text, own in zip(texts.tolist(), found, strict=True)
+        ]
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name not in TYPES:

@@ -31,6 +31,7 @@ _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"SWB1"
 _compressor = zstandard.ZstdCompressor(3)
 _packing = threading.Lock()
+_unpacking = threading.local()
 
 
 class Row(NamedTuple):
@@ -174,7 +175,11 @@ def _pack(content: bytes) -> bytes:
 
 
 def unpack_text(content: bytes) -> str:
-    return zstandard.ZstdDecompressor().decompress(content, max_output_size=MAX_CONTENT).decode()
+    # One a thread: it is safe in one alone, and making one takes longer than to unpack a prompt.
+    own: zstandard.ZstdDecompressor | None = getattr(_unpacking, "own", None)
+    if own is None:
+        own = _unpacking.own = zstandard.ZstdDecompressor()
+    return own.decompress(content, max_output_size=MAX_CONTENT).decode()
 
 
 def _event_fields(event: Event) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from stillwatch.serving.archive.writing import prompt_key
 
 ACCOUNT_TEXTS = 200
 """Nearest texts of which all events are looked at when hits are grouped by account."""
+FEW = 256
+"""Numbers that are told apart one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,13 @@ def scope_of(
     return Scope(rows, mask, live.last_text)
 
 
-def without_event(scope: Scope, event: int) -> Scope:
-    """The same events but one."""
-    others = scope.rows.id != event
-    mask = others if scope.mask is None else scope.mask & others
-    return Scope(scope.rows, mask, scope.last_text)
+def read(text: str) -> str:
+    """A text that is searched for, as those of the archive were read."""
+    return normalise(clip_middle(text))
 
 
-def by_words(scope: Scope, database: Database, text: str) -> list[Found]:
-    """Events whose whole prompt, slot or frame is this text, apart from how it is disguised."""
-    normal = normalise(clip_middle(text))
+def by_words(scope: Scope, database: Database, normal: str) -> list[Found]:
+    """Events whose whole prompt, slot or frame is this text, as `read` gives it."""
     found = []
     same = scope.positions(scope.rows.prompt == prompt_key(normal))
     if len(same):
@@ -116,6 +115,19 @@ def by_meaning(
     return holding(scope, ids[order], similarity[order], [group.positions for group in taken])
 
 
+def like_event(
+    scope: Scope, live: Live, database: Database, event: ArchivedEvent, parts: Sequence[Part],
+    k: int,
+) -> list[Found]:  # fmt: skip
+    """The events that hold one of the `k` texts nearest to an event's slot or frame, without
+    itself."""
+    vectors = vectors_of_event(database, event, parts)
+    # Left out of what is found: to leave it out of what is searched, all texts would be marked.
+    # Its own texts are found too, and may be nobody else's.
+    itself = Found(np.flatnonzero(scope.rows.id == event.id), 1.0, "prompt")
+    return by_meaning(scope, live, vectors, k + len(vectors), [itself])[:k]
+
+
 def holding(
     scope: Scope, texts: np.ndarray, similarity: np.ndarray, taken: Sequence[np.ndarray]
 ) -> list[Found]:
@@ -124,13 +136,14 @@ def holding(
     told = np.zeros(scope.rows.count, dtype=bool)
     for positions in taken:
         told[positions] = True
-    found = []
-    for text, value in zip(texts.tolist(), similarity.tolist(), strict=True):
-        held = scope.within(scope.rows.holding(text))
+    found, slot = [], scope.rows.slot
+    values = zip(texts.tolist(), similarity.tolist(), scope.rows.holding(texts), strict=True)
+    for text, value, every in values:
+        held = scope.within(every)
         held = held[~told[held]]
         if len(held):
             told[held] = True
-            part: Part = "slot" if scope.rows.slot[held[0]] == text else "frame"
+            part: Part = "slot" if slot[held[0]] == text else "frame"
             found.append(Found(held, value, part))
     return found
 
@@ -140,12 +153,13 @@ def to_hits(
 ) -> list[Hit]:
     """The first `k` hits, at most `each` of one text."""
     chosen: list[tuple[int, Found, int]] = []
+    account = scope.rows.account
     for group in found:
         if len(chosen) >= k:
             break
-        accounts = int(np.count_nonzero(np.bincount(scope.rows.account[group.positions])))
+        accounts = _distinct(account[group.positions])
         latest = latest_first(scope.rows, group.positions, min(each, k - len(chosen)))
-        chosen += [(int(scope.rows.id[position]), group, accounts) for position in latest]
+        chosen += [(number, group, accounts) for number in scope.rows.id[latest].tolist()]
     with database.reading() as session:
         events = reading.read_events(session, [number for number, _, _ in chosen])
     # What was removed meanwhile is no hit any more.
@@ -221,8 +235,19 @@ def _wanted(session: Session, filters: Filters) -> Wanted:
 
 def latest_first(rows: Rows, positions: np.ndarray, most: int | None = None) -> np.ndarray:
     """Positions of events by their time, the latest first; `most` of them."""
+    if len(positions) < 2:
+        # Most texts are one event's.
+        return positions
     if most is not None and len(positions) > most:
         # Sorting all events of a frame that everybody uses would take longer than the search.
         cut = np.argpartition(-rows.time[positions], most - 1)[:most]
         positions = positions[cut]
     return positions[np.lexsort((-rows.id[positions], -rows.time[positions]))]
+
+
+def _distinct(accounts: np.ndarray) -> int:
+    """How many different accounts there are in (N,)."""
+    if len(accounts) < FEW:
+        # Counting by number takes as long as the largest number is.
+        return len(set(accounts.tolist()))
+    return int(np.count_nonzero(np.bincount(accounts)))

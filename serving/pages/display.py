@@ -58,11 +58,11 @@ def one_line(text: str) -> str:
 
 def when(seconds: float) -> str:
     """A time, UTC, to the minute."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "minutes")[:16]
 
 
 def day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def iso(seconds: float) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+import numpy as np
 
 from stillwatch.data.errors import InputError
 from stillwatch.serving.archive import Filters
@@ -31,6 +33,14 @@ class Query:
     filters: Filters = ANY
     fields: tuple[tuple[str, str], ...] = ()
     """The form's fields of the filters, to be filled in again."""
+    _meaning: list[np.ndarray] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def meaning(self, encode: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The vector of its text, made when it is first asked for: a search is shown in several
+        views, and a long text takes longer to read than all else."""
+        if not self._meaning:
+            self._meaning.append(encode(self.text))
+        return self._meaning[0]
 
 
 FILTER_FIELDS = ("account", "since", "until", "intent", "flagged", "language")

@@ -6,7 +6,7 @@ What is searched for stays in the session: addresses hold no prompt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from stillwatch.serving.archive.results import AccountHits, Hit
+from stillwatch.serving.pages import display
 from stillwatch.serving.pages.guard import PostedForm, ReadSession, see_other
 from stillwatch.serving.pages.projection import Projection, project
 from stillwatch.serving.pages.queries import FILTER_FIELDS, Query, to_query
 from stillwatch.serving.pages.sessions import Session
 from stillwatch.serving.pages.site import Site
-from stillwatch.serving.pages.tokens import from_pick
+from stillwatch.serving.pages.tokens import SEPARATOR, from_pick, to_token
 
 VIEWS = ("accounts", "prompts", "map")
 MOST = {"accounts": 50, "prompts": 100, "map": 400}
@@ -30,6 +31,22 @@ EACH = 3
 """Events that are told of one text."""
 COLOURS = 7
 """Accounts that have a colour of their own on a map; the others share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A hit as a row of the list, in which much stands several times. Nothing here is escaped
+    yet. `account` and `event` are their tokens."""
+
+    hit: Hit
+    account: str
+    event: str
+    name: str
+    flagged: bool
+
+    @property
+    def pick(self) -> str:
+        return f"{self.account}{SEPARATOR}{self.event}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +68,7 @@ def add(routes: APIRouter, site: Site) -> None:
         fields = {name: request.query_params.get(name, "") for name in FILTER_FIELDS}
         return site.page(
             "search.html.j2", session, title="Search", query=None, fields=fields, view="",
-            name="", account_hits=[], hits=[], points=[], projection=None, legend=[], like=None,
+            name="", account_hits=[], lines=[], points=[], projection=None, legend=[], like=None,
             flagged=frozenset(),
         )  # fmt: skip
 
@@ -78,7 +95,8 @@ def find(site: Site, query: Query, k: int, each: int = EACH) -> list[Hit]:
         return archive.more_like(*query.like, k, query.filters, query.parts, query.elsewhere, each)
     if query.exact:
         return archive.exact(query.text, k, query.filters)
-    return archive.search(query.text, k, query.filters, each)
+    vector = query.meaning(archive.meaning)
+    return archive.search(query.text, k, query.filters, each, vector)
 
 
 def _page(site: Site, session: Session, name: str, query: Query, view: str) -> Response:
@@ -97,30 +115,34 @@ def _page(site: Site, session: Session, name: str, query: Query, view: str) -> R
     like = site.archive.event(*query.like) if query.like is not None else None
     chosen = dict(query.fields)
     shown = {hit.event.account_id for hit in hits} | {one.account_id for one in account_hits}
+    flagged = site.tallies.flagged_among(shown)
     return site.page(
         "search.html.j2", session, title="Search", query=query,
         fields={field: chosen.get(field, "") for field in FILTER_FIELDS}, view=view, name=name,
-        account_hits=account_hits, hits=hits, points=points, projection=projection,
-        legend=legend, like=like, flagged=site.tallies.flagged_among(shown),
+        account_hits=account_hits, lines=_lines(hits, flagged), points=points,
+        projection=projection, legend=legend, like=like, flagged=flagged,
     )  # fmt: skip
 
 
 def _by_account(site: Site, query: Query) -> list[AccountHits]:
-    if query.like is None and not query.exact:
-        return site.archive.accounts(query.text, MOST["accounts"], query.filters, NEAR)
-    groups: dict[str, list[Hit]] = {}
-    for hit in find(site, query, 500, 50):
-        groups.setdefault(hit.event.account_id, []).append(hit)
-    found = []
-    for account_id, own in groups.items():
-        times = [hit.event.time for hit in own]
-        found.append(
-            AccountHits(
-                account_id, len(own), any(hit.event.flagged for hit in own), own[0].similarity,
-                min(times), max(times), own[0],
-            )
-        )  # fmt: skip
-    return found[: MOST["accounts"]]
+    archive, most, filters = site.archive, MOST["accounts"], query.filters
+    if query.like is not None:
+        return archive.accounts_like(*query.like, most, filters, query.parts, query.elsewhere)
+    if query.exact:
+        return archive.accounts_exact(query.text, most, filters)
+    vector = query.meaning(archive.meaning)
+    return archive.accounts(query.text, most, filters, NEAR, vector=vector)
+
+
+def _lines(hits: Sequence[Hit], flagged: Collection[str]) -> list[Line]:
+    # Many hits are of few accounts.
+    accounts = {hit.event.account_id for hit in hits}
+    known = {one: (to_token(one), display.name(one), one in flagged) for one in accounts}
+    lines = []
+    for hit in hits:
+        account, name, stands = known[hit.event.account_id]
+        lines.append(Line(hit, account, to_token(hit.event.event_id), name, stands))
+    return lines
 
 
 def _map(site: Site, hits: Sequence[Hit]) -> tuple[Projection, list[Point], list[tuple[str, int]]]:

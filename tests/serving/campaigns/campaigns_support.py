@@ -144,7 +144,9 @@ def harmful_stream() -> list[Event]:
     for account in range(5):
         for number, harm in enumerate((*HARM, *HARM[:2])):
             name = f"{'=' * (account % 2)}{HARM_ACCOUNT}{account}"
-            slot = f"{harm} {account} lantern {number} meadow {account + number}"
+            slot = (
+                f"<b{account}{number}> {harm} {account} lantern {number} meadow {account + number}"
+            )
             events.append(
                 Event(
                     f"e<i>{number}\u202e", name, 1.7e9 + 61.0 * number,

@@ -267,6 +267,7 @@ def test_harm_is_shown_and_does_none(hostile: Place) -> None:
         assert "<script>document" not in text
         assert "<img" not in text
         assert "acct<b>" not in text
+        assert not re.search(r"<b\d", text), "a word of each prompt's own"
         assert "\u202e" not in text
         assert "49 " not in text.partition("Shared frames")[2].partition("<h2>")[0]
         assert "<style" not in text
@@ -275,6 +276,7 @@ def test_harm_is_shown_and_does_none(hostile: Place) -> None:
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
     assert "&lt;script&gt;document.title=1" in text
+    assert re.search(r"<mark>&lt;b\d", text)
     rows = hostile.post(f"/desk/campaigns/{name}/export/csv").content.decode("utf-8-sig")
     assert f"'={HARM_ACCOUNT}1".partition("\u202e")[0] in rows
     for row in list(csv.reader(io.StringIO(rows)))[1:]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +79,7 @@ def test_nothing_new_is_noted_and_changes_nothing(empty: Room) -> None:
     first = linker.look(empty.order)
     found, summaries = empty.store.previous(), empty.store.page()
     # As it comes to a worker from somebody who has judged by it too.
-    second = linker.look(pickle.loads(pickle.dumps(empty.order)))
+    second = linker.look(copy.deepcopy(empty.order))
     assert (second.fresh, second.events, second.flagged) == (0, first.events, first.flagged)
     assert empty.store.previous() == found
     assert empty.store.page() == summaries

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,39 @@ def test_more_like_one_prompt_is_searched(desk: Place) -> None:
     assert to_token("a1") not in {pick.split(".")[0] for pick in picks_of(page)}
     gone = desk.post("/desk/search", like=to_pick("a1", "never"))
     assert desk.get(gone.headers["location"]).status_code == 404
+
+
+def test_a_text_is_encoded_once_for_all_views(desk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = desk.archive._encoder
+    assert encoder is not None
+    encode, read = encoder.encode, []
+
+    def counted(texts: Sequence[str]) -> Any:
+        read.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode", counted)
+    prompt = desk.archive.event("a2", "e2").prompt
+    answer = desk.post("/desk/search", text=prompt)
+    pages = {
+        view: desk.page(f"{answer.headers['location']}?view={view}")
+        for view in ("accounts", "prompts", "map", "accounts")
+    }
+    assert read == [prompt]
+    # Another search is another text's.
+    other = desk.archive.event("a1", "e1").prompt
+    assert desk.search(other, "prompts") != pages["prompts"]
+    assert read == [prompt, other]
+    assert all(picks_of(page) for page in pages.values())
+
+
+@pytest.mark.parametrize("fields", [{"exact": "yes"}, {"like": to_pick("a1", "e1")}])
+def test_accounts_are_those_of_the_prompts(desk: Place, fields: dict[str, str]) -> None:
+    fields = {"text": desk.archive.event("a1", "e1").prompt} | fields
+    prompts = {pick.split(".")[0] for pick in picks_of(desk.search(view="prompts", **fields))}
+    accounts = {pick.split(".")[0] for pick in picks_of(desk.search(**fields))}
+    assert accounts == prompts
+    assert accounts
 
 
 def test_what_is_searched_for_is_in_no_address_and_no_other_session(desk: Place) -> None:

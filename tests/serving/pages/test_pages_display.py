@@ -130,6 +130,32 @@ def test_a_map_keeps_the_two_widest_axes() -> None:
     np.testing.assert_array_equal(project(vectors.astype(np.float32)).places, found.places)
 
 
+@pytest.mark.parametrize("shape", [(30, 80), (80, 30), (40, 40)])
+def test_a_map_is_that_of_all_singular_vectors(shape: tuple[int, int]) -> None:
+    vectors = np.random.default_rng(1).normal(size=shape) * np.linspace(3, 0.1, shape[1])
+    found = project(vectors.astype(np.float32))
+    centred = vectors - vectors.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    shares = sizes[:2] ** 2 / (sizes**2).sum()
+    np.testing.assert_allclose(found.variance, shares, rtol=1e-5)
+    for axis in range(2):
+        wanted = left[:, axis]
+        assert abs(np.corrcoef(found.places[:, axis], wanted)[0, 1]) > 1 - 1e-6
+
+
+def test_a_map_of_two_lies_on_one_axis() -> None:
+    found = project(np.array([[1, 0, 0], [0, 1, 0]], np.float32))
+    assert sorted(found.places[:, 0]) == [0, 1]
+    assert found.places[:, 1].tolist() == [0.5, 0.5]
+    assert found.variance == pytest.approx((1.0, 0.0))
+
+
+def test_times_are_told_in_utc() -> None:
+    assert display.when(1.7e9 + 59.9) == "2023-11-14 22:14"
+    assert display.day(1.7e9) == "2023-11-14"
+    assert display.when(0.0) == "1970-01-01 00:00"
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_map_of_few_has_them_all(count: int) -> None:
     same = np.ones((count, 4), np.float32)
