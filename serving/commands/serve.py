@@ -94,7 +94,7 @@ def _settings(config: Path | None, overrides: Mapping[str, object]) -> ServeSett
 @keys_app.command("new", epilog=KEYS_EXAMPLE)
 def new_key(
     key_id: Annotated[str, typer.Option("--id", help="A name for it, shown in logs.")],
-    role: Annotated[str, typer.Option(help="scorer, analyst or admin.")],
+    role: Annotated[str, typer.Option(help="scorer, analyst, admin or peer.")],
     accounts: Annotated[
         str,
         typer.Option(

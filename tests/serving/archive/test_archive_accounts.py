@@ -25,14 +25,14 @@ def test_the_events_of_many_texts_are_those_of_each(settled: int) -> None:
         "slot": rng.integers(1, 200, 1000).astype(np.int32),
         "frame": (rng.integers(0, 20, 1000) * 300).astype(np.int32),
     }
-    sorted_ones = (Holders(columns[name][:settled]) for name in ("slot", "frame"))
-    rows = Rows(columns, 1000, *sorted_ones)
+    slots, frames = (Holders(columns[name][:settled]) for name in ("slot", "frame"))
+    rows = Rows(columns, 1000, slots, frames)
     texts = np.array([5, 300, 0, 199, 5, 10_000, 5700, -1])
     found = rows.holding(texts)
     assert len(found) == len(texts)
     for text, positions in zip(texts.tolist(), found, strict=True):
         held = (columns["slot"] == text) | (columns["frame"] == text)
-        wanted = np.flatnonzero(held) if text > 0 else []
+        wanted = np.flatnonzero(held & (text > 0))
         assert positions.dtype == np.int64
         np.testing.assert_array_equal(positions, wanted)
     assert rows.holding(np.empty(0, np.int64)) == []

@@ -92,7 +92,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "max_wait_s must be a finite number, however: nan",
         "store must be a valid string, however: another value",
         "keys.0.id must",
-        "keys.0.role must be 'scorer', 'analyst' or 'admin', however: boss",
+        "keys.0.role must be 'scorer', 'analyst', 'admin' or 'peer', however: boss",
         "keys.0.sha256 must be 64 lower-case hex digits",
         "keys.1.role must be given",
         "port must be a valid integer",
