@@ -29,6 +29,9 @@ MIN_MEMBER_SHARE = 0.2
 MIN_MEMBER_EVENTS = 2
 """An account is a member if so many of its events are of the campaign, or such a share, or if keys
 tie it to another member: one that tried a prompt once is none."""
+MIN_MAIN_SHARE = 0.1
+"""Of a community's accounts that a piece of evidence must tie to make members: who sends what a
+few of a campaign's accounts sent too, a public exercise in their frame, is none by that."""
 SAME = 0.3
 """Jaccard similarity of accounts above which a campaign is one that was known before."""
 LINK_SHARE = 0.02
@@ -176,6 +179,10 @@ class CampaignFinder:
         accounts, counts = np.unique(table.account[reading.events], return_counts=True)
         sent = np.bincount(table.account, minlength=len(self.index.accounts))[accounts]
         member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * sent)
+        least = MIN_MAIN_SHARE * len(community.accounts)
+        main = [one.accounts for one in community.evidence if len(one.accounts) >= least]
+        if main:
+            member &= np.isin(accounts, np.concatenate(main))
         for one in community.evidence:
             if one.kind == "keys":
                 member |= np.isin(accounts, one.accounts)

@@ -150,12 +150,21 @@ def world_materials(corpora: Path | None, half: int) -> tuple[Materials, Materia
         *read_corpora(OWN_SOURCES),
     )
     products, phrases = load_products(), load_phrases()
-    known = Materials(sources, (), products, phrases).portion(TEST_PARTS, PARTS)
-    kept = tuple(source for source in known.sources if len(source.prompts) > 5)
+    known = Materials(sources, (), products, phrases)
+    # An operator's list and what customers happen to send are different prompts of the test parts.
+    listed, said = (
+        tuple(
+            source
+            for source in known.portion(
+                [part + side * PARTS for part in TEST_PARTS], 2 * PARTS
+            ).sources
+            if len(source.prompts) > 5
+        )
+        for side in (0, 1)
+    )
     wrappers = sorted(sealed.wrappers, key=lambda one: one.id)[half::HALVES]
     own = sorted(sealed.products, key=lambda one: one.id)[half::HALVES]
-    together = (*kept, *sealed.sources)
     return (
-        Materials(together, tuple(wrappers), (), phrases),
-        Materials(together, (), (*products, *own), phrases),
+        Materials((*listed, *sealed.sources), tuple(wrappers), (), phrases),
+        Materials((*said, *sealed.sources), (), (*products, *own), phrases),
     )

@@ -284,3 +284,22 @@ def test_the_sample_takes_accounts_with_several_events_first() -> None:
     own = Counter(events[number].account_id[0] for number in drawn)
     assert own["c"] == 10 * EACH
     assert [events[n].timestamp for n in drawn] == sorted(events[n].timestamp for n in drawn)
+
+
+def test_who_sends_what_a_few_members_sent_is_no_member(detector: Detector) -> None:
+    rng = np.random.default_rng(13)
+    events = campaign(rng, accounts=300, each=2)
+    public = "anchor ladder walnut ribbon marble kettle willow pepper harbour compass saddle velvet"
+    for number in range(19):
+        frame, end = events[2 * number].prompt.split(": ")[0], "Number every thought"
+        events[2 * number] = replace(
+            events[2 * number],
+            prompt=f"{frame}: {public} {number} {end} and keep none of them back.",
+        )
+    outside = [
+        Event("x-0", "outside", START_S, f"{public} of 7"),
+        Event("x-1", "outside", START_S + 9, "something else entirely, about a boat"),
+    ]
+    (only,) = find(detector, [*events, *outside])
+    assert len(only.accounts) == 300
+    assert "outside" not in only.accounts
