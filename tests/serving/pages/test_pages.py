@@ -255,7 +255,8 @@ def test_more_like_one_prompt_is_searched(desk: Place) -> None:
 def test_a_text_is_encoded_once_for_all_views(desk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = desk.archive._encoder
     assert encoder is not None
-    encode, read = encoder.encode, []
+    encode = encoder.encode
+    read: list[str] = []
 
     def counted(texts: Sequence[str]) -> Any:
         read.extend(texts)
