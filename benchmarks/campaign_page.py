@@ -23,7 +23,6 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +31,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+from _machine import machine, tell
+from pages import login, serving
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.pages import login, serving
-from benchmarks.search import machine, tell
 from stillwatch.data.events import DEFAULT_INTENTS, Event
 from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
 from stillwatch.model.campaigns.trees import Trees

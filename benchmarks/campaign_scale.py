@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from _machine import machine, tell
 
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.campaigns import CampaignPlan
@@ -54,12 +53,12 @@ class TimedEncoder:
 
 def main() -> int:
     options = _options()
-    result: dict[str, Any] = {"machine": _machine(options.threads), "runs": []}
+    result: dict[str, Any] = {"machine": machine(options.threads), "runs": []}
     for count in (options.events // 10, options.events):
-        _tell(f"composing {count:,} events")
+        tell(f"composing {count:,} events")
         events = _events(options, count)
         result["runs"].append(_run(events, options))
-        _tell(json.dumps(result["runs"][-1]))
+        tell(json.dumps(result["runs"][-1]))
     small, large = (run["beyond_encoding_s"] for run in result["runs"])
     sizes = [run["events"] for run in result["runs"]]
     result["growth"] = {
@@ -138,19 +137,6 @@ def _same(
         detector, index, lambda numbers: [events[n] for n in numbers], calibration
     ).find(previous)
     return [one.to_fields() for one in whole] == [one.to_fields() for one in found]
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "?")
-    return {
-        "cpu": name, "cores": os.cpu_count(), "python": platform.python_version(),
-        "threads": threads, "load_at_start": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
-
-
-def _tell(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import machine, tell
 
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.campaigns import DAY_S, CampaignPlan
@@ -76,12 +74,12 @@ LEAK_STEPS = (0.01, 0.02, 0.04, 0.07, 0.10, 0.15, 0.25, 0.5, 1.0)
 def main() -> int:
     options = _options()
     detector = Detector.load(options.bundle, threads=options.threads)
-    _tell("fitting calibrations crosswise")
+    tell("fitting calibrations crosswise")
     calibrations = crossed_calibrations(
-        detector, options.corpora, range(options.seeds), _tell, options.readings
+        detector, options.corpora, range(options.seeds), tell, options.readings
     )
     result: dict[str, Any] = {
-        "machine": _machine(options.threads),
+        "machine": machine(options.threads),
         "bundle": detector.bundle_id,
         "left out": "network transport; events come from memory",
         "worlds": [],
@@ -112,13 +110,13 @@ def _world(
 ) -> dict[str, Any]:
     truth = Truth.of(world)
     events = world.events()
-    _tell(f"{len(events):,} events of {len(truth.campaign) + len(truth.kind):,} accounts")
+    tell(f"{len(events):,} events of {len(truth.campaign) + len(truth.kind):,} accounts")
     start = time.perf_counter()
     index = CampaignIndex()
     index.add(events)
-    found = find(detector, calibration, index, events, _tell)
+    found = find(detector, calibration, index, events, tell)
     seconds = time.perf_counter() - start
-    _tell(f"linked and read in {seconds:.0f} s")
+    tell(f"linked and read in {seconds:.0f} s")
     methods = {
         "stillwatch": in_flagged(found),
         "shared infrastructure": shared_infrastructure(index),
@@ -240,21 +238,8 @@ def _leaks(
     times = sorted(
         {START_S + (30 + days * step) * DAY_S for days in (2, 14) for step in LEAK_STEPS}
     )
-    for name, share in leaks(detector, calibration, world, times, _tell).items():
+    for name, share in leaks(detector, calibration, world, times, tell).items():
         leaked.setdefault(_cell(world.plans[name]), {})[name] = round(share, 4)
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "?")
-    return {
-        "cpu": name, "cores": os.cpu_count(), "python": platform.python_version(),
-        "threads": threads, "load_at_start": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
-
-
-def _tell(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _write(path: Path | None, result: dict[str, Any]) -> None:

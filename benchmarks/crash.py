@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import select
 import shutil
@@ -34,9 +33,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from _machine import machine
 
 from stillwatch.data.errors import StoreError
 from stillwatch.data.events import Event, event_to_fields, parse_event
@@ -412,12 +412,6 @@ class Trial:
 def run(store: str, kills: int, seed: int, folder: Path, bundle: Path | None = None) -> Figures:
     """Kills in an empty folder over the store `sqlite` or `redis`."""
     return Trial(store, kills, seed, folder, bundle).run()
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def main() -> int:

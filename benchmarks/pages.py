@@ -28,7 +28,6 @@ import argparse
 import itertools
 import json
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -40,10 +39,9 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import uvicorn
+from _machine import machine, tell
+from search import Made, real_texts
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.search import Made, machine, real_texts, tell
 from stillwatch.data.events import DEFAULT_INTENTS, Event
 from stillwatch.model.detector import FRAME, SLOT, Detector, text_key
 from stillwatch.serving import state

@@ -21,8 +21,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -39,6 +37,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from _machine import machine  # noqa: E402
 
 from stillwatch.data.events import Event, event_to_fields  # noqa: E402
 from stillwatch.model.bundle import Bundle, load_bundle, released_bundle  # noqa: E402
@@ -303,14 +303,6 @@ def memory_of(process: int) -> tuple[float, int]:
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     found = np.quantile(values or [np.nan], [0.5, 0.99, 1.0])
     return dict(zip(("p50", "p99", "max"), (round(float(v), 2) for v in found), strict=True))
-
-
-def machine() -> dict[str, Any]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), platform.processor(),
-    )  # fmt: skip
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def print_figures(figures: dict[str, Any]) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import machine
 
 from stillwatch.data.simulator.benchlog import distinct_events, repeated_events
 from stillwatch.data.writers import write_events
@@ -49,7 +49,7 @@ def main() -> None:
     # First, while this process is small: a child's highest memory counts what it was forked from.
     memory = measure_memory(options.events)
     figures = {
-        "machine": machine(),
+        "machine": machine(threads=1),
         "speed": compare_speed(options.rounds),
         "single": compare_single(),
         "cold_start_s": cold_starts(options.rounds),
@@ -167,15 +167,6 @@ def measure_memory(count: int) -> dict[str, Any]:
         "seconds": seconds,
         "peak_resident_mib": peak_kib / 1024,
     }
-
-
-def machine() -> dict[str, Any]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), platform.processor(),
-    )  # fmt: skip
-    version = platform.python_version()
-    return {"cpu": model, "cores": os.cpu_count(), "python": version, "threads": 1}
 
 
 def print_figures(figures: dict[str, Any]) -> None:

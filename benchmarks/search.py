@@ -31,7 +31,6 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS
 
 import argparse
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import machine, tell
 
 from stillwatch.data.corpora import read_corpora
 from stillwatch.data.events import DEFAULT_INTENTS, Event
@@ -151,7 +151,7 @@ def measure(options: argparse.Namespace, folder: Path, scratch: Path) -> dict[st
     _, queries = made.batch(options.queries, seed=10**6)
     exact = Exact(queries)
     figures: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(threads=1),
         "prompts": options.prompts,
         "real_texts": len(made.texts),
         "nearest_cosine_of_real_texts": quantiles(made.nearest),
@@ -389,21 +389,6 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 def resident_mib() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(x.split()[1]) for x in lines if x.startswith("VmRSS")) / 1024, 1)
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    version = platform.python_version()
-    load = round(os.getloadavg()[0], 1)
-    return {
-        "cpu": model, "cores": os.cpu_count(), "load_at_start": load, "python": version,
-        "threads": 1,
-    }  # fmt: skip
-
-
-def tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

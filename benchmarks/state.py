@@ -23,7 +23,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import machine
 
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.benchlog import repeated_events
@@ -188,13 +188,6 @@ def _milliseconds(times: Sequence[float]) -> dict[str, float]:
     return {"p50": statistics.median(times), "p99": float(np.quantile(times, 0.99))}
 
 
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    version = platform.python_version()
-    return {"cpu": model, "cores": os.cpu_count(), "python": version, "threads": 1}
-
-
 def print_figures(figures: dict[str, Any]) -> None:
     step, sizes = figures["step"], figures["sizes"]
     print(f"machine: {figures['machine']}")
@@ -239,7 +232,7 @@ def main() -> int:
     detector = Detector.load(options.bundle)
     sizes, states = measure_states(detector)
     figures: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(threads=1),
         "step": measure_step(detector, options.history, options.rounds),
         "sizes": sizes,
     }

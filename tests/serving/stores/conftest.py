@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from crash import RedisServer
 
-from benchmarks.crash import RedisServer
 from stillwatch.model.bundle import Bundle
 from stillwatch.model.detector import Detector
 from stillwatch.serving.stores import open_store

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash import Child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.crash import Child
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
 from stillwatch.model.detector import Detector

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import crash
 import pytest
 
-from benchmarks import crash
 from stillwatch.serving.scorer import Scorer
 from stillwatch.serving.stores import open_store
 from stillwatch.serving.stores.base import Write

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import redis
+from crash import DEADLINE_S, RedisServer
 
-from benchmarks.crash import DEADLINE_S, RedisServer
 from stillwatch.data.errors import ConfigError, MissingError, StoreError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
