@@ -43,7 +43,7 @@ SHARED_AS = Tlp.AMBER
 
 
 def add(routes: APIRouter, site: Site) -> None:
-    """`/desk/campaigns/…/confirm`, `/members/…`, `/rulings/…` and `/export/…`."""
+    """`/desk/campaigns/…/confirm`, `/members/…`, `/rulings/…`, `/share` and `/export/…`."""
 
     @routes.post(f"{PATH}/{{campaign_id}}/confirm")
     async def confirm_all(campaign_id: str, posted: PostedForm) -> Response:
@@ -93,6 +93,16 @@ def add(routes: APIRouter, site: Site) -> None:
         await site.job.took_over()
         posted.session.notice = Notice(f"The ruling on {name(account_id)} is undone.")
         return see_other(_back(campaign_id, posted))
+
+    @routes.post(f"{PATH}/{{campaign_id}}/share")
+    async def share(campaign_id: str, posted: PostedForm) -> Response:
+        def told() -> None:
+            figures = _figures(site.campaigns.get(campaign_id))
+            Shelf(site.desk).share_campaign(figures, _reviewer(posted), posted.form.get("reason"))
+
+        await run_in_threadpool(told)
+        posted.session.notice = Notice(f"Peers can read the figures of {campaign_id}.")
+        return see_other(f"{PATH}/{campaign_id}")
 
     @routes.post(f"{PATH}/{{campaign_id}}/export/{{kind}}")
     async def export(campaign_id: str, kind: str, posted: PostedForm) -> Response:
@@ -150,12 +160,15 @@ def _csv(site: Site, stored: Stored) -> bytes:
     return out.getvalue().encode("utf-8-sig", "replace")
 
 
-def _stix(site: Site, stored: Stored, reviewer: str) -> bytes:
-    """Its figures for another provider: no account and no prompt is in them."""
+def _figures(stored: Stored) -> SharedCampaign:
+    """What another provider may know of it: no account and no prompt."""
     own = stored.summary
-    figures = SharedCampaign(
+    return SharedCampaign(
         own.campaign_id, dict(own.intents), own.first_seen, own.last_seen, len(stored.members),
         own.events, time.time(), tlp=SHARED_AS,
     )  # fmt: skip
-    made = Shelf(site.desk).export(SHARED_AS, reviewer, [], [figures])
+
+
+def _stix(site: Site, stored: Stored, reviewer: str) -> bytes:
+    made = Shelf(site.desk).export(SHARED_AS, reviewer, [], [_figures(stored)])
     return (json.dumps(made.bundle, indent=1) + "\n").encode()

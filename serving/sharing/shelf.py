@@ -1,4 +1,4 @@
-"""What goes out of a desk: reviewed templates that somebody chose to share, and figures.
+"""What goes out of a desk: reviewed templates and campaign figures that somebody chose to share.
 
 Who shared what, under which marking, is in the audit log and nowhere else. What was shared once and
 is revoked goes on to go out, as revoked.
@@ -6,8 +6,8 @@ is revoked goes on to go out, as revoked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
 from datetime import time as midnight
 from typing import Any
@@ -23,14 +23,15 @@ from stillwatch.data.intelligence import (
 from stillwatch.data.intelligence.review import why_not_shareable
 from stillwatch.data.intelligence.stix_writer import bundle_of, objects_of, template_id
 from stillwatch.serving.desk import Desk, Refused, SiteTemplate
+from stillwatch.serving.desk.names import check_reason
+from stillwatch.serving.desk.records import Entry
 
 RELEASED, EXPORTED = "sharing.released", "sharing.exported"
+CAMPAIGN_RELEASED = "sharing.campaign_released"
 FOREIGN = ("taxii:", "file:")
 """Beginnings of the sources of what came from others: theirs to share, not ours."""
 PAGE = 500
 """Entries of the audit log read at a time."""
-
-Campaigns = Callable[[], Sequence[SharedCampaign]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +53,14 @@ class Export:
     left_out: tuple[tuple[str, str], ...]
 
 
-def no_campaigns() -> Sequence[SharedCampaign]:
-    """There are none to tell of."""
-    return ()
-
-
 class Shelf:
     """What of a desk goes out. As safe to share between threads as the desk is."""
 
-    def __init__(self, desk: Desk, campaigns: Campaigns = no_campaigns, name: str = "") -> None:
-        """`campaigns` is asked whenever figures of campaigns are wanted, and gives those that a
-        person confirmed; `name` is what the site calls itself before others."""
+    def __init__(self, desk: Desk, name: str = "") -> None:
+        """`name` is what the site calls itself before others."""
         self.desk = desk
-        self.campaigns = campaigns
         self._name = name or Producer("").name
-        self._releases: dict[str, Release] = {}
-        self._upto = 0
-        """Number of the last entry of the audit log that `_releases` knows of."""
+        self._released = _Released()
         self._producer: Producer | None = None
 
     def producer(self) -> Producer:
@@ -86,45 +78,48 @@ class Shelf:
     def share(self, ids: Sequence[str], tlp: Tlp, reviewer: str, reason: str) -> list[SiteTemplate]:
         """Let every peer that reads the collection have these live templates; all or none.
         NotShareable, Refused; KeyError for an unknown id."""
-        if not tlp.for_peers:
-            raise NotShareable(
-                f"what peers read must be TLP:CLEAR, TLP:GREEN or TLP:AMBER, however: {tlp} is "
-                "for fewer; share it otherwise"
-            )
+        _check_for_peers(tlp)
         chosen = [self.desk.templates.get(one) for one in dict.fromkeys(ids)]
         for one in chosen:
             self._check(one)
-        fields = {
-            "templates": [one.id for one in chosen], "tlp": tlp.value, "reason": reason.strip(),
+        told = {
+            "templates": [one.id for one in chosen], "tlp": tlp.value,
+            "reason": check_reason(reason),
         }  # fmt: skip
-        self.desk.record(RELEASED, reviewer, fields)
+        self.desk.record(RELEASED, reviewer, told)
         return chosen
+
+    def share_campaign(self, figures: SharedCampaign, reviewer: str, reason: str) -> None:
+        """Let every peer that reads the collection have these figures of a campaign; shared again,
+        they take the place of the earlier ones. NotShareable."""
+        _check_for_peers(figures.tlp)
+        told = asdict(figures) | {"tlp": figures.tlp.value, "reason": check_reason(reason)}
+        self.desk.record(CAMPAIGN_RELEASED, reviewer, told)
 
     def released(self) -> dict[str, Release]:
         """The templates that were shared at any time, by the site's ids."""
-        newest, before = [], None
+        return self._read_log().templates
+
+    def campaigns(self) -> list[SharedCampaign]:
+        """The figures of campaigns that peers have, the newest of each."""
+        return list(self._read_log().campaigns.values())
+
+    def _read_log(self) -> _Released:
+        known = self._released
+        newest: list[Entry] = []
+        before = None
         while True:
             page = self.desk.entries(before=before, limit=PAGE)
-            newest += [one for one in page if one.number > self._upto]
-            if len(page) < PAGE or page[-1].number <= self._upto:
+            newest += [one for one in page if one.number > known.upto]
+            if len(page) < PAGE or page[-1].number <= known.upto:
                 break
             before = page[-1].number
-        releases = dict(self._releases)
-        for entry in reversed(newest):
-            if entry.action in (RELEASED, EXPORTED):
-                tlp = Tlp(entry.fields["tlp"])
-                for one in entry.fields["templates"]:
-                    known = releases.get(one)
-                    if entry.action == RELEASED:
-                        releases[one] = Release(tlp, entry.time)
-                    elif known is None:
-                        releases[one] = Release(tlp, None)
         if newest:
-            self._releases, self._upto = releases, max(one.number for one in newest)
-        return releases
+            self._released = known = _with(known, reversed(newest))
+        return known
 
     def objects(self) -> list[dict[str, Any]]:
-        """STIX objects for peers: what `share` chose, and campaigns marked for peers."""
+        """STIX objects for peers: what `share` and `share_campaign` chose."""
         templates, local = [], {}
         for own, release in self.released().items():
             site = self.desk.templates.get(own)
@@ -135,15 +130,15 @@ class Shelf:
             made = self._to_shared(site, release.tlp, max(site.changed, release.time))
             templates.append(made)
             local[own] = made.id
-        campaigns = [one for one in self.campaigns() if one.tlp.for_peers]
-        return objects_of(self.producer(), templates, campaigns, local)
+        return objects_of(self.producer(), templates, self.campaigns(), local)
 
     def export(
         self, tlp: Tlp, reviewer: str, ids: Sequence[str] | None = None,
         campaigns: Sequence[SharedCampaign] | None = None,
     ) -> Export:  # fmt: skip
         """A bundle for a file: these templates, by default all live ones of the site's own, and
-        those that went out before and are revoked. It is noted in the audit log.
+        those that went out before and are revoked; and these campaigns, by default those that peers
+        have. It is noted in the audit log.
 
         What must not go out is left out and told of; NotShareable if it was named or if nothing is
         left. Exported twice it is the same.
@@ -169,11 +164,11 @@ class Shelf:
         shared = [self._to_shared(one, tlp, one.changed) for one in kept]
         local = {one.id: own.id for one, own in zip(kept, shared, strict=True)}
         bundle = bundle_of(self.producer(), shared, figures, local)
-        fields = {
+        told = {
             "templates": [one.id for one in kept], "campaigns": len(figures), "tlp": tlp.value,
             "bundle": bundle["id"],
         }  # fmt: skip
-        self.desk.record(EXPORTED, reviewer, fields)
+        self.desk.record(EXPORTED, reviewer, told)
         return Export(bundle, tuple(one.id for one in kept), len(figures), tuple(left_out))
 
     def _chosen(
@@ -216,6 +211,42 @@ class Shelf:
             intent=one.intent, language=one.language, created=one.added, modified=modified,
             valid_from=one.added, valid_until=until, revoked=one.state == "revoked", tlp=tlp,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Released:
+    """What the audit log up to entry `upto` says was shared."""
+
+    templates: dict[str, Release] = field(default_factory=dict)
+    campaigns: dict[str, SharedCampaign] = field(default_factory=dict)
+    upto: int = 0
+
+
+def _with(known: _Released, entries: Iterable[Entry]) -> _Released:
+    """What is known with further entries, the oldest first."""
+    templates, campaigns, upto = dict(known.templates), dict(known.campaigns), known.upto
+    for entry in entries:
+        upto = max(upto, entry.number)
+        if entry.action == CAMPAIGN_RELEASED:
+            own = {one.name: entry.fields[one.name] for one in fields(SharedCampaign)}
+            own |= {"tlp": Tlp(own["tlp"]), "templates": tuple(own["templates"])}
+            campaigns[own["campaign_id"]] = SharedCampaign(**own)
+        elif entry.action in (RELEASED, EXPORTED):
+            tlp = Tlp(entry.fields["tlp"])
+            for one in entry.fields["templates"]:
+                if entry.action == RELEASED:
+                    templates[one] = Release(tlp, entry.time)
+                else:
+                    templates.setdefault(one, Release(tlp, None))
+    return _Released(templates, campaigns, upto)
+
+
+def _check_for_peers(tlp: Tlp) -> None:
+    if not tlp.for_peers:
+        raise NotShareable(
+            f"what peers read must be TLP:CLEAR, TLP:GREEN or TLP:AMBER, however: {tlp} is for "
+            "fewer; share it otherwise"
+        )
 
 
 def check_ids(ids: Iterable[str]) -> None:

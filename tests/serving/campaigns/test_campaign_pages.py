@@ -17,6 +17,7 @@ from stillwatch.data.events import Event
 from stillwatch.serving.campaigns import CampaignStore
 from stillwatch.serving.campaigns import job as job_module
 from stillwatch.serving.pages.tokens import to_token
+from stillwatch.serving.sharing import Shelf
 from tests.serving.campaigns.campaigns_support import (
     LOOKED,
     harmful_stream,
@@ -223,6 +224,24 @@ def test_files_hold_what_they_should(desk: Place) -> None:
     ]
     assert desk.desk.entries(limit=1)[0].action == "sharing.exported"
     assert desk.post(f"/desk/campaigns/{name}/export/exe").status_code == 404
+
+
+def test_figures_are_shared_with_peers_for_a_reason(desk: Place) -> None:
+    name = name_of(desk)
+    shelf = Shelf(desk.desk)
+    assert shelf.campaigns() == []
+    answer = desk.post(f"/desk/campaigns/{name}/share", reason="seen elsewhere too")
+    assert answer.status_code == 303, answer.text
+    (shared,) = shelf.campaigns()
+    assert (shared.campaign_id, shared.accounts, shared.events) == (name, 12, 48)
+    (own,) = [one for one in shelf.objects() if one["type"] == "campaign"]
+    assert not re.search(r"\bc1?\d\b|Lay open|elsewhere", json.dumps(own))
+    entry = desk.desk.entries(limit=1)[0]
+    assert (entry.action, entry.fields["reason"]) == (
+        "sharing.campaign_released", "seen elsewhere too",
+    )  # fmt: skip
+    assert desk.post("/desk/campaigns/c-none/share", reason="r").status_code == 404
+    assert desk.post(f"/desk/campaigns/{name}/share", reason=" ").status_code == 422
 
 
 def test_over_http(desk: Place) -> None:

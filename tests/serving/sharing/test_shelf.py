@@ -49,7 +49,9 @@ def indicators(bundle: object) -> dict[str, dict[str, object]]:
 def test_live_templates_go_out_and_no_canary(desk: Desk) -> None:
     live = go_live(desk, *FRAMES[:2])
     desk.templates.add(FRAMES[2], "cot_harvesting", "own", "ann")
-    made = Shelf(desk, lambda: [CAMPAIGN]).export(Tlp.GREEN, "ann")
+    shelf = Shelf(desk)
+    shelf.share_campaign(CAMPAIGN, "ann", "r")
+    made = shelf.export(Tlp.GREEN, "ann")
     assert (list(made.templates), made.campaigns, made.left_out) == (live, 1, ())
     assert set(indicators(made.bundle)) == set(FRAMES[:2])
     text = json.dumps(made.bundle)
@@ -68,7 +70,8 @@ def test_live_templates_go_out_and_no_canary(desk: Desk) -> None:
 
 def test_exported_twice_it_is_the_same(desk: Desk) -> None:
     go_live(desk, *FRAMES[:2])
-    shelf = Shelf(desk, lambda: [CAMPAIGN])
+    shelf = Shelf(desk)
+    shelf.share_campaign(CAMPAIGN, "ann", "r")
     assert shelf.export(Tlp.AMBER, "ann").bundle == shelf.export(Tlp.AMBER, "bob").bundle
     assert Shelf(desk).export(Tlp.RED, "ann").bundle != shelf.export(Tlp.AMBER, "ann").bundle
 
@@ -132,10 +135,13 @@ def test_peers_get_what_was_chosen_for_them(desk: Desk) -> None:
     shelf.share([chosen], Tlp.GREEN, "ann", "r")
     assert set(indicators({"objects": shelf.objects()})) == {FRAMES[0]}
     # Another shelf over the same desk knows it too, and a campaign for fewer stays.
-    strict = [replace(CAMPAIGN, tlp=level) for level in (Tlp.AMBER_STRICT, Tlp.GREEN)]
-    objects = Shelf(desk, lambda: strict[:1]).objects()
-    assert not [one for one in objects if one["type"] == "campaign"]
-    objects = Shelf(desk, lambda: strict).objects()
+    with pytest.raises(NotShareable, match="for fewer"):
+        shelf.share_campaign(replace(CAMPAIGN, tlp=Tlp.AMBER_STRICT), "ann", "r")
+    assert shelf.campaigns() == []
+    for accounts in (12, 13):
+        shelf.share_campaign(replace(CAMPAIGN, accounts=accounts, tlp=Tlp.GREEN), "ann", "r")
+    assert [one.accounts for one in Shelf(desk).campaigns()] == [13]
+    objects = Shelf(desk).objects()
     assert len([one for one in objects if one["type"] == "campaign"]) == 1
     assert other not in shelf.released() or shelf.released()[other].time is None
 

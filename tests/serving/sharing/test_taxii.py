@@ -56,7 +56,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def app(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    return app_around(Shelf(desk, lambda: [CAMPAIGN]), tmp_path_factory.mktemp("app"))
+    shelf = Shelf(desk)
+    shelf.share_campaign(CAMPAIGN, "ann", "r")
+    return app_around(shelf, tmp_path_factory.mktemp("app"))
 
 
 @pytest.fixture(scope="module")
