@@ -11,10 +11,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from stillwatch.data.errors import StoreError
+from stillwatch.serving.transactions import transaction
 
 FILE = "campaigns.sqlite"
 SCHEMA = 1
@@ -78,15 +79,15 @@ class Tables:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that sees one state of all tables."""
-        with self._lock, self._told(), self._transaction("BEGIN") as connection:
-            yield connection
+        with self._lock, self._told(), transaction(self._opened(), "BEGIN"):
+            yield self._opened()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that is on the disk when the block ends, or undone if
         it raises. One at a time, over all processes."""
-        with self._lock, self._told(), self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
+        with self._lock, self._told(), transaction(self._opened(), "BEGIN IMMEDIATE"):
+            yield self._opened()
 
     def purge(self) -> None:
         """Write the file anew, so that no byte of what was deleted is left in it."""
@@ -112,7 +113,7 @@ class Tables:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("PRAGMA secure_delete = ON").fetchall()
-        with self._transaction("BEGIN IMMEDIATE"):
+        with transaction(connection, "BEGIN IMMEDIATE"):
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if not tables:
                 for statement in _TABLES.split(";"):
@@ -131,20 +132,6 @@ class Tables:
         if self._connection is None:
             raise StoreError(f"{FILE} must be open, however: it was closed; open it again")
         return self._connection
-
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        connection = self._opened()
-        connection.execute(begin)
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            # Some errors have ended the transaction already.
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -12,10 +12,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stillwatch.data.errors import StoreError
+from stillwatch.serving.transactions import transaction
 
 FILE, LOCK = "desk.sqlite", "desk.lock"
 SCHEMA = 1
@@ -86,14 +87,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that sees one state of all tables."""
-        with self._lock, self._told(), self._transaction("BEGIN"):
+        with self._lock, self._told(), transaction(self._connection, "BEGIN"):
             yield self._connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that is on the disk when the block ends, or undone if
         it raises."""
-        with self._lock, self._told(), self._transaction("BEGIN IMMEDIATE"):
+        with self._lock, self._told(), transaction(self._connection, "BEGIN IMMEDIATE"):
             yield self._connection
 
     @contextmanager
@@ -135,7 +136,7 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON").fetchall()
-            with self.exclusive(), self._transaction("BEGIN IMMEDIATE"):
+            with self.exclusive(), transaction(self._connection, "BEGIN IMMEDIATE"):
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -160,19 +161,6 @@ class Database:
                 f"the desk's {FILE} must be a file of version {SCHEMA} that Stillwatch made, "
                 "however: it is another; use the Stillwatch that made it, or another folder"
             )
-
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        self._connection.execute(begin)
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # Some errors have ended the transaction already.
-            if self._connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from stillwatch.serving.stores.base import (
     id_bytes,
     id_text,
 )
+from stillwatch.serving.transactions import transaction
 
 SCHEMA = 1
 """Raised when the tables change; kept in the file's user_version."""
@@ -91,7 +92,7 @@ class SqliteStore:
         wanted = [id_bytes(name) for name in accounts]
         held: dict[bytes, Held] = {}
         seen: set[bytes] = set()
-        with self._connected() as connection, _transaction(connection, "BEGIN"):
+        with self._connected() as connection, transaction(connection, "BEGIN"):
             for some in _parts(wanted):
                 query = f"SELECT id, version, state FROM accounts WHERE id IN ({_marks(some)})"
                 for name, version, value in connection.execute(query, some):
@@ -105,7 +106,7 @@ class SqliteStore:
         if not writes:
             return
         arrived = self._clock()
-        with self._connected() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
+        with self._connected() as connection, transaction(connection, "BEGIN IMMEDIATE"):
             counted = 0
             for write in writes:
                 self._put(connection, write)
@@ -183,7 +184,7 @@ class SqliteStore:
         """What it held is overwritten in the file, and the write-ahead log emptied. StoreError if
         another process reads the file for so long that it cannot be: erase again then."""
         with self._connected() as connection:
-            with _transaction(connection, "BEGIN IMMEDIATE"):
+            with transaction(connection, "BEGIN IMMEDIATE"):
                 found = connection.execute(
                     "DELETE FROM accounts WHERE id = ? RETURNING number", (id_bytes(account_id),)
                 ).fetchall()
@@ -207,7 +208,7 @@ class SqliteStore:
     def check(self) -> None:
         """Writes a row, and looks for room for more than that."""
         with self._connected() as connection:
-            with _transaction(connection, "BEGIN IMMEDIATE"):
+            with transaction(connection, "BEGIN IMMEDIATE"):
                 connection.execute("INSERT OR REPLACE INTO checks VALUES (1, ?)", (self._clock(),))
             disk = os.statvfs(self.path)
         if disk.f_bavail * disk.f_frsize < LEAST_ROOM:
@@ -280,7 +281,7 @@ class SqliteStore:
             ) from error
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        with _transaction(connection, "BEGIN"):
+        with transaction(connection, "BEGIN"):
             ours = self._is_ours(connection)
         if not ours:
             if not self._making:
@@ -288,7 +289,7 @@ class SqliteStore:
                     f"the store {self.path} must stay while it is in use, however: it is empty "
                     "now; put it back, or start again"
                 )
-            with _transaction(connection, "BEGIN IMMEDIATE"):
+            with transaction(connection, "BEGIN IMMEDIATE"):
                 # Another process may have been faster.
                 if not self._is_ours(connection):
                     for statement in _TABLES.strip().rstrip(";").split(";"):
@@ -356,20 +357,6 @@ class SqliteStore:
             f"the store {self.path} must be readable and writable, however: {name}; see to its "
             "disk and its permissions, and try again"
         )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    connection.execute(begin)
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # Some errors have ended the transaction already.
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
 
 
 def _patiently(action: Callable[[], object], timeout_s: float) -> None:
