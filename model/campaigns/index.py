@@ -58,7 +58,8 @@ class CampaignIndex:
         """Accounts that sent each value, by number."""
         self._account_number: dict[str, int] = {}
         self._model_number: dict[str, int] = {}
-        self._seen: dict[int, int] = {}
+        self._seen: set[int] = set()
+        """Identities of the events."""
         self._columns: list[list[float | int]] = [[] for _ in range(5)]
         self._shingles: list[np.ndarray] = []
         self._parts: list[EventTable] = []
@@ -72,10 +73,6 @@ class CampaignIndex:
         for event in events:
             self._add(event)
         return len(self) - before
-
-    def number_of(self, account_id: str, event_id: str) -> int | None:
-        """The number of an event, None if it was never added."""
-        return self._seen.get(_identity(account_id, event_id))
 
     def times(self, account_id: str) -> tuple[float, float]:
         """First and last time of an account, seconds; KeyError if it was never seen."""
@@ -112,7 +109,7 @@ class CampaignIndex:
         ):
             column.append(cell)
         self._shingles.append(read.shingles)
-        self._seen[identity] = len(self._seen)
+        self._seen.add(identity)
         if len(self._shingles) >= _ROWS:
             self._close_part()
 

@@ -27,8 +27,6 @@ def test_columns_are_those_of_the_events() -> None:
     assert [index.accounts[int(a)] for a in table.account] == [e.account_id for e in events]
     assert table.time.tolist() == [e.timestamp for e in events]
     assert [index.models[m] if m >= 0 else None for m in table.model] == [e.model for e in events]
-    assert index.number_of("c0", "c0-2") == 2
-    assert index.number_of("c0", "nothing") is None
     own = [e.timestamp for e in events if e.account_id == "c3"]
     assert index.times("c3") == (min(own), max(own))
 
