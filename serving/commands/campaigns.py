@@ -20,13 +20,7 @@ EXAMPLE = "Example: stillwatch campaigns requests.jsonl.zst --output campaigns.j
 
 
 def campaigns(
-    logs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOG",
-            help="JSON Lines or Parquet, plain, .gz or .zst; - is standard input.",
-        ),
-    ],
+    logs: intake.LogsArgument,
     output: Annotated[
         str,
         typer.Option(

@@ -27,6 +27,12 @@ and Ctrl-C is heard within about a second."""
 
 COUNTED_EVENTS = 512
 
+LogsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LOG", help="JSON Lines or Parquet, plain, .gz or .zst; - is standard input."
+    ),
+]
 FormatOption = Annotated[
     str | None,
     typer.Option(

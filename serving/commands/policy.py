@@ -56,13 +56,7 @@ def check(
 
 @app.command("dry-run", epilog=DRY_RUN_EXAMPLE)
 def dry_run(
-    logs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOG",
-            help="Past traffic: JSON Lines or Parquet, plain, .gz or .zst; - is standard input.",
-        ),
-    ],
+    logs: intake.LogsArgument,
     policy: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The policy; left out, the package's own."),

@@ -17,13 +17,7 @@ EXAMPLE = (
 
 
 def score(
-    logs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOG",
-            help="JSON Lines or Parquet, plain, .gz or .zst; - is standard input.",
-        ),
-    ],
+    logs: intake.LogsArgument,
     output: Annotated[
         str,
         typer.Option(
