@@ -112,8 +112,9 @@ def test_nothing_shared_and_nothing_at_all() -> None:
     assert len(found_in(indexed(lone))) == 0
 
 
-def test_too_many_accounts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skeletons, "_ACCOUNT_BITS", 3)
-    shingle, account = np.zeros(9, dtype=np.uint64), np.arange(9)
-    with pytest.raises(ValueError, match="accounts must be fewer"):
-        skeletons.shared_shingles(shingle, account)
+def test_too_many_events_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skeletons, "_EVENT_BITS", 3)
+    shingle, event = np.zeros(9, dtype=np.uint64), np.arange(9, dtype=np.int32)
+    assert len(skeletons.shared_shingles(shingle[1:], event[:-1], np.arange(8))[0]) == 1
+    with pytest.raises(ValueError, match="events must be at most"):
+        skeletons.shared_shingles(shingle, event, np.arange(9))
