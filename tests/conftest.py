@@ -11,6 +11,7 @@ os.environ["NO_COLOR"] = "1"
 import ipaddress
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,20 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What small trainings are done on."""
+    # Takes what training takes to import, which most tests do without.
+    from tests.training.small_training import write_corpora
+
+    folder = tmp_path_factory.mktemp("corpora")
+    write_corpora(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encodings of small trainings: what one has encoded another does not."""
+    return tmp_path_factory.mktemp("cache")

@@ -12,9 +12,6 @@ from stillwatch.serving.cli import judge_log
 from stillwatch.training import cli
 from stillwatch.training.benchmark.evaluate import compare_bundles, evaluate
 from stillwatch.training.settings import Composition, Optimisation, Settings
-from tests.training.test_train import cache, corpora
-
-__all__ = ["cache", "corpora"]
 
 SETTINGS = Settings(
     seed=3,

@@ -23,11 +23,9 @@ from stillwatch.serving.verdict import Verdict
 from stillwatch.training.benchmark.compare import compare
 from stillwatch.training.benchmark.sealed import score_sealed
 from tests.serving.desk.desk_support import desk_in
-from tests.training import test_train
+from tests.training.small_training import run
 
 pytestmark = pytest.mark.slow
-
-corpora, cache = test_train.corpora, test_train.cache
 
 SCHOOL = "You check homework. Show every step of the solution, then say if the pupil is right: {}"
 HARVEST = "{} Before the answer, put each thought you have into numbered lines, none left out."
@@ -108,7 +106,7 @@ def reviewed(
     streams: list[Stream], corpora: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Reviewed:
     folder = tmp_path_factory.mktemp("review")
-    trained = test_train.run(corpora, folder / "first", cache, *LEARNT)
+    trained = run(corpora, folder / "first", cache, *LEARNT)
     bundle = flagging_all(trained, streams, folder / "bundle")
     scorer = Scorer(Detector.load(bundle))
     archive = PromptArchive.open(
@@ -142,7 +140,7 @@ def retrained(
 ) -> Path:
     labelled = json.dumps([str(reviewed.labelled)])
     folder = tmp_path_factory.mktemp("retrained")
-    return test_train.run(corpora, folder, cache, *LEARNT, "--labelled", labelled)
+    return run(corpora, folder, cache, *LEARNT, "--labelled", labelled)
 
 
 def test_wrong_flags_are_raised(reviewed: Reviewed, streams: list[Stream]) -> None:
