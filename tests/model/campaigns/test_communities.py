@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,20 @@ def test_one_prompt_that_goes_round_ties_nobody(texts: int, expected: int) -> No
     table = indexed(events).table()
     found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
     assert len(skeleton_evidence(table, found)) == expected
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(60, 0), (100, 1)])
+def test_a_list_that_is_worked_through_again_and_again_ties(texts: int, expected: int) -> None:
+    rng = np.random.default_rng(3)
+    events = campaign(rng, accounts=400)
+    events = [
+        replace(event, prompt=events[n % texts].prompt, account_id=f"c{n // 4}")
+        for n, event in enumerate(events)
+    ]
+    table = indexed(events).table()
+    found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    # Each text of the list is a skeleton of its own, too, which alone ties nobody.
+    assert [own.words > 20 for own in skeleton_evidence(table, found)] == [True] * expected
 
 
 def test_what_people_say_in_passing_ties_nobody() -> None:

@@ -253,7 +253,8 @@ def test_trees_must_be_whole(change: dict[str, object]) -> None:
 
 def test_reasons_tell_what_an_ordinary_value_would_take_away() -> None:
     told = calibration(kinship=-4.0, risk=2.0, dedication=1.0, offset=0.5)
-    row = np.array([-1.0, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    values = {"risk": -1.0, "dedication": 0.4}
+    row = np.array([values.get(name, 0.0) for name in FEATURES])
     reasons = told.reasons(row)
     # Below its step kinship speaks for a campaign, as in an ordinary one of the test.
     assert reasons[0] == ("risk", -1.0, 4.0)
