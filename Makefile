@@ -17,7 +17,7 @@ OUTPUT ?= out/bundle
 REPORT ?= out/evaluation
 # More options for pip, such as an index of your own.
 PIP_FLAGS ?=
-# More options for pytest, such as -m 'not slow'.
+# More options for pytest, such as -m 'not slow'; -n 0 runs all tests in one process.
 PYTEST_FLAGS ?=
 
 # Nothing is ever downloaded at run time: the encoder comes from an installed package.
@@ -37,7 +37,7 @@ demo: $(VENV)/.demo-ready ## Score a bundled sample log with the bundled detecto
 
 .PHONY: test
 test: lint services litellm psi ## Lint, check types and run all tests
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_FLAGS)
 
 .PHONY: services
 services: ## Install Redis, PostgreSQL and Chromium for the tests, where that is possible

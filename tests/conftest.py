@@ -5,7 +5,9 @@ import os
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads of two processes that wait for one another would share the cores badly.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NO_COLOR"] = "1"
 
 import ipaddress
@@ -19,6 +21,19 @@ from hypothesis import settings
 
 settings.register_profile("stillwatch", deadline=None, derandomize=True, database=None)
 settings.load_profile("stillwatch")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes: a file stays with one of them, and so does all that trains, which takes
+    the longest and begins."""
+
+    def group(item: pytest.Item) -> str:
+        return "training" if "cache" in getattr(item, "fixturenames", ()) else item.path.name
+
+    items.sort(key=lambda item: group(item) != "training")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 def _is_local(host: str) -> bool:
