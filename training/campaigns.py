@@ -54,6 +54,8 @@ TOUCHED = 6e-3
 """Share of ordinary accounts that may be in flagged campaigns at the threshold. More than half of
 those of a composed world are in groups that look like campaigns, where few are elsewhere."""
 CAMPAIGNS = 14
+MOST_ACCOUNTS, MOST_PROMPTS = 1500, 6000
+"""Of a campaign of a world that is composed for fitting."""
 ORDINARY = 700
 LOOK_ALIKES = 0.3
 
@@ -130,8 +132,8 @@ def fitting_plan(half: int, seed: int) -> WorldPlan:
     rng = np.random.default_rng([seed, half, 79])
     campaigns = tuple(
         CampaignPlan(
-            accounts=round(np.exp(rng.uniform(np.log(4), np.log(250)))),
-            prompts=int(rng.choice([3, 4, 4, 8, 20, 60])),
+            accounts=(accounts := round(np.exp(rng.uniform(np.log(4), np.log(MOST_ACCOUNTS))))),
+            prompts=min(int(rng.choice([3, 4, 4, 8, 20, 60])), max(MOST_PROMPTS // accounts, 4)),
             cover=float(rng.choice([0.0, 0.2, 0.5, 0.9])),
             infrastructure=rng.choice(["none", "none", "some", "all"]),
             days=float(rng.choice([2, 14, 30])),

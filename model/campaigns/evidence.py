@@ -27,6 +27,9 @@ MIN_TEXTS = 3
 """Different prompts that must hold a skeleton: one prompt that goes round ties nobody."""
 MIN_VARIETY = 0.2
 """Share of a skeleton's events that have a text of their own, likewise."""
+ENOUGH_TEXTS = 2.0
+"""Times the root of its events: so many texts are enough, whatever their share. A list that
+thousands of accounts work through is sent again and again."""
 MAX_KEY_SHARE = 0.02
 """A key that more of all accounts have, and more than MAX_KEY_ACCOUNTS of its kind, is a shared
 exit, a payment service or a client library."""
@@ -55,7 +58,8 @@ def skeleton_evidence(table: EventTable, skeletons: Skeletons) -> list[Evidence]
     for number in range(len(skeletons)):
         events = skeletons.event[bounds[number] : bounds[number + 1]]
         texts = len(np.unique(table.text[events]))
-        if texts < max(MIN_TEXTS, MIN_VARIETY * len(events)):
+        many = min(MIN_VARIETY * len(events), ENOUGH_TEXTS * len(events) ** 0.5)
+        if texts < max(MIN_TEXTS, many):
             continue
         accounts, counts = np.unique(table.account[events], return_counts=True)
         if np.median(counts / sent[accounts]) < MIN_SHARE and np.median(counts) < MIN_EVENTS:

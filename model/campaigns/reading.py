@@ -23,7 +23,8 @@ from stillwatch.data.events import Event
 from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
 from stillwatch.model.campaigns.risk import FEATURES
-from stillwatch.model.detector import SLOT, Detector, Scored, text_key
+from stillwatch.model.detector import SLOT, Detector, text_key
+from stillwatch.model.stream import EventTexts
 
 SAMPLE_EVENTS = 64
 """Events of a community that are read: risk hardly moves after."""
@@ -68,11 +69,12 @@ class Work:
 
 class _Content(NamedTuple):
     """What some events say: features as found, those that speak most for a campaign among what is
-    likely, and intents (I,)."""
+    likely, intents (I,), and the `text_key` of each event's payload."""
 
     found: dict[str, float]
     at_most: dict[str, float]
     intents: np.ndarray
+    payloads: tuple[bytes, ...]
 
 
 class CommunityReader:
@@ -82,7 +84,10 @@ class CommunityReader:
         self.detector = detector
         self.fetch = fetch
         self._kept: dict[bytes, _Content] = {}
+        self._vectors: dict[bytes, np.ndarray] = {}
+        """Of payloads, by `text_key`: the detector keeps what it made of them and not these."""
         self._used: set[bytes] = set()
+        """Keys of `_kept` and `_vectors` that the present run has asked for."""
 
     def read(
         self, communities: Sequence[Community], table: EventTable, index: CampaignIndex,
@@ -124,6 +129,7 @@ class CommunityReader:
             )  # fmt: skip
             progress(done)
         self._kept = {key: kept for key, kept in self._kept.items() if key in self._used}
+        self._vectors = {key: kept for key, kept in self._vectors.items() if key in self._used}
         return found
 
     def _content(self, sampled: tuple[int, ...], table: EventTable, whole: bool = True) -> _Content:
@@ -131,10 +137,10 @@ class CommunityReader:
         key = hashlib.blake2b(
             identities + self.detector.bundle_id.encode() + bytes([whole]), digest_size=16
         ).digest()
-        self._used.add(key)
         known = self._kept.get(key)
         if known is None:
             known = self._kept[key] = self._read_content(self.fetch(sampled), whole)
+        self._used.update((key, *known.payloads))
         return known
 
     def _read_content(self, events: list[Event], whole: bool) -> _Content:
@@ -145,33 +151,35 @@ class CommunityReader:
         risk = float(_logit(scored.risk[-last:]).mean())
         contribution = float(strongest.mean())
         error = float(strongest.std()) / np.sqrt(len(events))
-        kinship = self._kinship(events, scored) if whole else UNKNOWN_KINSHIP
+        payloads = tuple(text_key(SLOT, texts.slot) for texts in scored.texts)
+        self._vectors |= {key: scored.vectors[key] for key in payloads if key in scored.vectors}
+        kinship = self._kinship(events, scored.texts, payloads) if whole else UNKNOWN_KINSHIP
         return _Content(
             {"risk": risk, "contribution": contribution, "kinship": kinship},
             {
                 "risk": risk + HOPE, "contribution": contribution + SURE * error,
                 "kinship": LEAST_KINSHIP,
             },
-            scored.intents[-last:].mean(axis=0),
+            scored.intents[-last:].mean(axis=0), payloads,
         )  # fmt: skip
 
-    def _kinship(self, events: Sequence[Event], scored: Scored) -> float:
+    def _kinship(
+        self, events: Sequence[Event], texts: Sequence[EventTexts], payloads: Sequence[bytes]
+    ) -> float:
         """The most by which payloads of one account are likely more alike than those of two;
         UNKNOWN_KINSHIP where no account has two."""
-        framed = [bool(texts.frame) for texts in scored.texts]
+        framed = [bool(one.frame) for one in texts]
         # The first events of a stream have nothing yet to tell the frame by.
         wanted = [n for n, one in enumerate(framed) if one or not any(framed)]
-        slots = {n: scored.texts[n].slot for n in wanted}
-        keys = {n: text_key(SLOT, text) for n, text in slots.items()}
-        missing = {keys[n]: slots[n] for n in wanted if keys[n] not in scored.vectors}
+        missing = {payloads[n]: texts[n].slot for n in wanted if payloads[n] not in self._vectors}
         encoded = self.detector.encoder.encode(list(missing.values()))
-        vectors = {**scored.vectors, **dict(zip(missing, (e.vector for e in encoded), strict=True))}
-        # Texts of two accounts that are the same say nothing of either.
-        matrix = np.array([vectors[keys[n]] for n in wanted])
+        self._vectors |= zip(missing, (one.vector for one in encoded), strict=True)
+        matrix = np.array([self._vectors[payloads[n]] for n in wanted])
         owner = np.array([hash_of(events[n].account_id) for n in wanted], dtype=np.uint64)
         alike = matrix @ matrix.T
         pairs = np.triu(np.ones_like(alike, dtype=bool), 1)
-        text = np.array([hash_of(slots[n]) for n in wanted], dtype=np.uint64)
+        # Texts of two accounts that are the same say nothing of either.
+        text = np.array([hash_of(texts[n].slot) for n in wanted], dtype=np.uint64)
         pairs &= text[:, None] != text[None, :]
         same = pairs & (owner[:, None] == owner[None, :])
         other = pairs & ~same

@@ -43,7 +43,7 @@ BARE_SHARE = 0.08
 
 # kind: (groups in a world of scale 1, fewest accounts, most)
 LOOK_ALIKE_GROUPS: dict[str, tuple[int, int, int]] = {
-    "vendor": (24, 20, 300),
+    "vendor": (24, 20, 1500),
     "many_keys": (16, 10, 60),
     "viral": (6, 60, 300),
     "exercise": (10, 30, 80),

@@ -25,8 +25,8 @@ FRAME = (
 
 
 STEPS = {
-    "risk": -2.0, "contribution": -2.0, "template": 0.4, "dedication": 0.5, "unevenness": 0.0,
-    "kinship": 0.1, "breadth": 0.2, "onset": -1.0, "accounts": 1.5, "variety": 0.5, "sharing": 0.5,
+    "risk": -2.0, "contribution": -2.0, "dedication": 0.5, "unevenness": 0.0,
+    "kinship": 0.1, "onset": -1.0, "accounts": 1.5, "variety": 0.5, "sharing": 0.5,
 }  # fmt: skip
 """Above which a feature counts for the calibrations of tests."""
 
