@@ -50,7 +50,7 @@ SIGNS = {
 }  # fmt: skip
 """Which way each feature may speak: worlds are few, and a weight of the other sign would be chance.
 """
-TOUCHED = 6e-3
+TOUCHED = 1e-3
 """Share of ordinary accounts that may be in flagged campaigns at the threshold. More than half of
 those of a composed world are in groups that look like campaigns, where few are elsewhere."""
 CAMPAIGNS = 14

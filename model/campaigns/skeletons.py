@@ -30,6 +30,7 @@ AGREE = 8
 two thirds."""
 
 _EVENT_BITS = 64 - HASH_BITS
+_PART_BITS = 4
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -68,10 +69,26 @@ def shared_shingles(
     shingle: np.ndarray, event: np.ndarray, account: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The shingles uint64 (S,), sorted, that at least MIN_ACCOUNTS accounts have sent; and the
-    pairs of one of them, by its place among them, with an event, int64 and sorted by both.
+    pairs of one of them, by its place among them, with an event, int32 and sorted by both.
     ValueError for more events than there are numbers for."""
     if len(account) > 1 << _EVENT_BITS:
         raise ValueError(f"events must be at most 2**{_EVENT_BITS}, however: more; use days")
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    found = 0
+    # By the first bits, which keeps the order: all at once would take several times the memory.
+    part_of = (shingle >> np.uint64(HASH_BITS - _PART_BITS)).astype(np.uint8)
+    for number in range(1 << _PART_BITS):
+        own = part_of == number
+        shared, place, events = _shared(shingle[own], event[own], account)
+        parts.append((shared, place + np.int32(found), events))
+        found += len(shared)
+    shared, place, events = map(np.concatenate, zip(*parts, strict=True))
+    return shared, place, events
+
+
+def _shared(
+    shingle: np.ndarray, event: np.ndarray, account: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # As one number: sorting those is many times as fast as ordering by two columns.
     pairs = shingle << np.uint64(_EVENT_BITS)
     pairs |= event.astype(np.uint64)
@@ -81,18 +98,13 @@ def shared_shingles(
     sizes = np.diff(starts, append=len(values))
     enough = sizes >= MIN_ACCOUNTS
     shared = values[starts[enough]]
-    events = (pairs[np.repeat(enough, sizes)] & np.uint64((1 << _EVENT_BITS) - 1)).astype(np.int64)
+    events = (pairs[np.repeat(enough, sizes)] & np.uint64((1 << _EVENT_BITS) - 1)).astype(np.int32)
     place = np.repeat(np.arange(len(shared)), sizes[enough])
     owners = distinct((place << 32) | account[events]) >> 32
     wanted = np.bincount(owners, minlength=len(shared)) >= MIN_ACCOUNTS
     kept = wanted[place]
-    return shared[wanted], (np.cumsum(wanted) - 1)[place[kept]], events[kept]
-
-
-def _ordered(first: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs int64 sorted by both numbers."""
-    both = np.sort((first << 32) | event)
-    return both >> 32, both & 0xFFFFFFFF
+    renumbered = (np.cumsum(wanted) - 1).astype(np.int32)
+    return shared[wanted], renumbered[place[kept]], events[kept]
 
 
 def _alike(place: np.ndarray, event: np.ndarray, event_hash: np.ndarray, count: int) -> np.ndarray:
@@ -129,14 +141,15 @@ def _members(
 ) -> Skeletons:  # fmt: skip
     """The groups that are large enough, with the events that hold enough of each."""
     wanted = sizes >= MIN_SHINGLES
-    of_group = group[place]
+    of_group = group.astype(np.int32)[place]
     kept = wanted[of_group]
-    of_group, event = _ordered(of_group[kept], event[kept])
-    new = np.flatnonzero(
-        np.diff(of_group, prepend=-1).astype(bool) | np.diff(event, prepend=-1).astype(bool)
-    )
-    held = np.diff(new, append=len(event))
-    of_group, event = of_group[new], event[new]
+    both = of_group[kept].astype(np.int64)
+    both <<= 32
+    both |= event[kept]
+    both.sort()
+    new = np.flatnonzero(np.concatenate([[len(both) > 0], both[1:] != both[:-1]]))
+    held = np.diff(new, append=len(both))
+    of_group, event = both[new] >> 32, both[new] & 0xFFFFFFFF
     enough = held >= np.maximum(MIN_COVER * sizes[of_group], MIN_SHINGLES)
     of_group, event = of_group[enough], event[enough]
 

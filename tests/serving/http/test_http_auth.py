@@ -141,6 +141,7 @@ def test_a_key_is_taken_from_either_header(guarded: TestClient, headers: dict[st
 @pytest.mark.parametrize(
     "key",
     ["", " ", "x" * 5000, KEYS.scorer[:-1], KEYS.scorer + "x", KEYS.entries[0].sha256, "\xff\xfe"],
+    ids=["empty", "blank", "long", "cut", "longer", "digest", "no text"],
 )
 def test_what_is_no_key_opens_nothing(guarded: TestClient, key: str) -> None:
     for name, value in (("X-API-Key", key), ("Authorization", f"Bearer {key}")):

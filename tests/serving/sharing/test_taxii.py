@@ -200,6 +200,7 @@ def test_peers_and_admins_alone_get_in(http: TestClient, collection: str) -> Non
     ["", "%%", "eDp5", base64.b64encode(b"nobody").decode(), base64.b64encode(b":").decode(),
      base64.b64encode(f"{PEER.key}:x".encode()).decode(), "A" * 5000,
      base64.b64encode(b"x:\xff\xfe\xc3").decode()],
+    ids=["empty", "no base64", "no colon", "a name", "a colon", "a key as name", "long", "no text"],
 )  # fmt: skip
 def test_what_is_no_password_opens_nothing(http: TestClient, token: str) -> None:
     answer = http.get("/taxii2/", headers={"Authorization": f"Basic {token}"})
