@@ -27,8 +27,8 @@ def forms() -> list[tuple[str, bytes]]:
     return [
         ("plain", TEXT),
         ("end", TEXT + b"\n"),
-        ("gz", gzip.compress(TEXT)),
-        ("members.gz", b"".join(map(gzip.compress, parts))),
+        ("gz", gzip.compress(TEXT, mtime=0)),
+        ("members.gz", b"".join(gzip.compress(part, mtime=0) for part in parts)),
         ("zst", zstandard.compress(TEXT)),
         ("frames.zst", b"".join(map(zstandard.compress, parts))),
     ]
