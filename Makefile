@@ -37,7 +37,7 @@ demo: $(VENV)/.demo-ready ## Score a bundled sample log with the bundled detecto
 
 .PHONY: test
 test: lint services litellm psi ## Lint, check types and run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 .PHONY: services
 services: ## Install Redis, PostgreSQL and Chromium for the tests, where that is possible

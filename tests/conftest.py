@@ -23,17 +23,11 @@ settings.register_profile("stillwatch", deadline=None, derandomize=True, databas
 settings.load_profile("stillwatch")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two processes: a file stays with one of them, and so does all that trains, which takes
-    the longest and begins."""
-
-    def group(item: pytest.Item) -> str:
-        return "training" if "cache" in getattr(item, "fixturenames", ()) else item.path.name
-
-    items.sort(key=lambda item: group(item) != "training")
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """Files that train take the longest and begin, so that of two processes none waits at the
+    end."""
+    training = {item.path for item in items if "cache" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in training)
 
 
 def _is_local(host: str) -> bool:
