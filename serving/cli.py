@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from stillwatch.data.errors import MissingError, StillwatchError
 from stillwatch.data.events import Event
 from stillwatch.serving.commands import (
+    archive,
     audit,
     calibrate,
     campaigns,
@@ -97,6 +98,7 @@ app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(serve.keys_app, name="keys")
 app.command("search", epilog=search.EXAMPLE)(search.search)
+app.add_typer(archive.app, name="archive")
 app.add_typer(templates.app, name="templates")
 app.add_typer(labels.app, name="labels")
 app.add_typer(audit.app, name="audit")

@@ -57,7 +57,8 @@ class PromptArchive:
         self._indexer = parts.indexer
         self._intake = parts.intake
         self._resources = parts.resources
-        self._rebuilt = parts.rebuilt
+        self.rebuilt = int(parts.rebuilt or parts.live.lost)
+        """Times that no index could be used, so that it is made from the tables."""
         self._totals = TotalsKeeper()
         self.where = ""
         """What another process opens an `ArchiveFeed` of it with."""
@@ -128,7 +129,8 @@ class PromptArchive:
 
     def meaning(self, text: str) -> np.ndarray:
         """The unit vector float32 (D,) of a text that is searched for, for `search` and
-        `accounts`: of a long one it takes longer than the search. ConfigError without encoder."""
+        `accounts`: of a long one it takes longer than the search. ConfigError without encoder,
+        InputError, as in every search for a text, for one of which nothing can be seen."""
         return self._meaning(searching.read(text))
 
     def search(
@@ -275,7 +277,8 @@ class PromptArchive:
         return self._writer()[0].retain(oldest)
 
     def backup(self) -> Path:
-        """Copy the tables, if they are SQLite's, and the index to a folder of the archive."""
+        """Copy the tables, if they are SQLite's, and the index to a folder of the archive; done by
+        itself with `backup_hours`."""
         return self._writer()[0].backup()
 
     def rebuild(self) -> None:
@@ -285,7 +288,7 @@ class PromptArchive:
     def status(self) -> Status:
         """How the archive is. StoreError."""
         return overview.status(
-            self._live, self._database, self._saved, self._indexer, self._intake, self._rebuilt
+            self._live, self._database, self._saved, self._indexer, self._intake, self.rebuilt
         )
 
     def close(self) -> None:
@@ -297,11 +300,13 @@ class PromptArchive:
         self, scope: searching.Scope, query: str | np.ndarray, k: int,
         vector: np.ndarray | None = None,
     ) -> list[searching.Found]:  # fmt: skip
-        if scope.empty:
-            return []
         if isinstance(query, np.ndarray):
+            if scope.empty:
+                return []
             return searching.by_meaning(scope, self._live, [_checked(query, self._live)], k)
         normal = searching.read(query)
+        if scope.empty:
+            return []
         near = self._meaning(normal) if vector is None else _checked(vector, self._live)
         found = searching.by_words(scope, self._database, normal)
         return found + searching.by_meaning(scope, self._live, [near], k, found)

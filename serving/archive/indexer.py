@@ -80,6 +80,12 @@ class Indexer:
         self._stopping = threading.Event()
         self._build: _Build | None = None
         self._retained = 0.0
+        copy = backups.latest(folder)
+        self._backed_up = backups.made_at(copy) if copy is not None else 0.0
+        self._backup_owed = False
+        """Whether copies had to go and there is none in their place yet."""
+        self._backup_failed = 0.0
+        self._backup_trouble: str | None = None
         self._unsaved = False
         self._saved_seq = live.index.trained.seq if live.index.trained else 0
         self._thread: threading.Thread | None = None
@@ -114,6 +120,8 @@ class Indexer:
             self._retain_if_due()
             self._tend_index()
             self._encode_waiting()
+            # Last of all: it takes long, and nothing else has to wait for its outcome.
+            self._back_up_if_due()
 
     def erase(self, account_id: str) -> Removed:
         """See `PromptArchive.erase`."""
@@ -143,9 +151,12 @@ class Indexer:
     def backup(self) -> Path:
         """See `PromptArchive.backup`."""
         with self._work:
-            return backups.make(
+            made = backups.make(
                 self._folder, self._database, self._generations.folder, self._settings.backups
             )
+            self._backed_up, self._backup_owed = self._clock(), False
+            self._backup_trouble = None
+            return made
 
     def rebuild(self) -> None:
         """Train the index anew from the tables, now."""
@@ -161,7 +172,7 @@ class Indexer:
         while not self._stopping.is_set():
             try:
                 self.turn()
-                self.trouble = None
+                self.trouble = self._backup_trouble
                 wait = self._settings.interval_s
             # Whatever it is, what was accepted stays in the queue and the next turn tries again.
             except Exception as error:
@@ -238,6 +249,20 @@ class Indexer:
             self.retain(now - days * 86_400)
             self._retained = now
 
+    def _back_up_if_due(self) -> None:
+        """Without a copy the archive works as well: what fails is told, and tried again later."""
+        hours, now = self._settings.backup_hours, self._clock()
+        due = hours is not None and now - self._backed_up >= hours * 3600.0
+        if not (due or self._backup_owed):
+            return
+        if now - self._backup_failed < self._settings.backup_retry_s:
+            return
+        try:
+            self.backup()
+        except StoreError as error:
+            self._backup_failed, self._backup_trouble = now, str(error)
+            _log.warning("the archive was not backed up: %s", error)
+
     def _tend_index(self) -> None:
         """Train an index where one is wanted, take it over when it is ready, write it when much
         of it is in memory alone."""
@@ -294,23 +319,13 @@ class Indexer:
         """Rewrite every file that may hold what was removed. An index in the making is in no
         file: it is freed of it when it is taken over."""
         self._live.refresh()
-        had_backups = backups.remove_all(self._folder)
         self._free_files()
         self._database.purge(thorough)
         erasing.clear_pending(self._database)
-        if had_backups:
-            self._back_up_again()
+        self._back_up_if_due()
 
     def _free_files(self) -> None:
-        had_backups = backups.remove_all(self._folder)
+        if backups.remove_all(self._folder):
+            self._backup_owed = True
         self._write_index()
         self._live.removed = False
-        if had_backups:
-            self._back_up_again()
-
-    def _back_up_again(self) -> None:
-        """In the place of copies that had to go."""
-        try:
-            self.backup()
-        except StoreError as error:
-            _log.warning("the archive has no backup: %s", error)

@@ -45,6 +45,9 @@ class Live:
         self.removed = False
         """Whether rows went of which the index file and backups of this process were not freed
         yet. Whoever frees them says so here."""
+        self.lost = False
+        """Whether there were enough vectors for a trained index when they were loaded, and none
+        was there: it was lost, or never finished."""
         self.unindexed = 0
         """Vectors up to this number are in no index: they are compared in the tables."""
 
@@ -73,6 +76,7 @@ class Live:
                 )
             ):
                 return False
+        self.lost = trained is None and count >= most_buffered
         if trained is not None:
             self.index.adopt(trained)
             self._read = _Read(0, trained.seq, trained.removal)

@@ -57,7 +57,7 @@ def open_parts(
         )
     with ExitStack() as resources:
         if not read_only:
-            _lock(home, resources)
+            lock(home, resources)
         database: Database = (
             PostgresDatabase(str(where), read_only)
             if in_server
@@ -99,7 +99,7 @@ def _prepare(database: Database, dimensions: int, encoder_id: str, read_only: bo
         return schema.get_meta(session, "archive") or ""
 
 
-def _lock(home: Path, resources: ExitStack) -> None:
+def lock(home: Path, resources: ExitStack) -> None:
     """Take the folder for this process, until it ends."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -31,5 +31,9 @@ class ArchiveSettings:
     """That train an index."""
     backups: int = 2
     """Copies that are kept."""
+    backup_hours: float | None = None
+    """Between two copies that are made by themselves; None makes none."""
+    backup_retry_s: float = 3600.0
+    """After one that failed: it may have copied for long, and there may be no room for hours."""
     encoded_a_turn: int = 16
     """Texts that came without a vector and are encoded in one turn."""

@@ -83,6 +83,12 @@ def create_app(
         found = workplace.campaigns
         job.on_change = lambda: responder.know(all_judged(found))
         site = Site(workplace, service, keeper, job)
+        if rebuilt := workplace.archive.rebuilt:
+            metrics.index_rebuilds.inc(rebuilt)
+            get_logger().warning(
+                "the archive's index was lost or damaged: it is made from the tables",
+                events=workplace.archive.rows.count,
+            )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -86,6 +86,11 @@ class Metrics:
             "noted; it is tried again.",
             ("stage",), registry=own,
         )  # fmt: skip
+        self.index_rebuilds = Counter(
+            "stillwatch_archive_index_rebuilds",
+            "Times that the archive's index was lost or damaged and is made from the tables.",
+            registry=own,
+        )  # fmt: skip
         self.build_info = Gauge(
             "stillwatch_build_info", "Always 1; the version that runs.", ("version",), registry=own
         )

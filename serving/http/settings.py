@@ -34,7 +34,8 @@ _SHOWN = frozenset({
     "host", "port", "threads", "auth", "max_batch", "max_queue", "max_wait_s", "deadline_s",
     "body_limit_bytes", "body_timeout_s", "log_level", "drain_s", "future_tolerance_s",
     "metrics_open", "bundle_poll_s", "role", "mode", "account", "log_patience_s",
-    "desk_two_person", "desk_secure_cookies", "archive_days", "campaigns_every_s",
+    "desk_two_person", "desk_secure_cookies", "archive_days", "archive_backup_hours",
+    "campaigns_every_s",
 })  # fmt: skip
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -111,6 +112,9 @@ class ServeSettings(BaseSettings):
     """The archive of prompts: a folder, or postgresql://…"""
     archive_days: float | None = Field(default=None, gt=0, le=36_500)
     """Events are removed from the archive after so long; None keeps them."""
+    archive_backup_hours: float | None = Field(default=None, gt=0, le=8760, allow_inf_nan=False)
+    """Time between two copies of the archive in its folder; None makes none. It is none unless a
+    site asks for it: copies hold every prompt again, and three times the room of the archive."""
     desk_two_person: bool = False
     """Whether a confirmation counts only when a second reviewer has confirmed too."""
     desk_secure_cookies: bool | None = None
@@ -140,6 +144,15 @@ class ServeSettings(BaseSettings):
             )
         if value == "off" and "host" in info.data and not is_loopback(info.data["host"]):
             raise ValueError("must be keys unless host is a loopback address")
+        return value
+
+    @field_validator("archive_backup_hours")
+    @classmethod
+    def _is_in_a_folder(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and "://" in (info.data.get("archive") or ""):
+            raise ValueError(
+                "must be left out while the archive is in PostgreSQL, whose own tools back it up"
+            )
         return value
 
     @classmethod

@@ -80,7 +80,11 @@ def open_workplace(settings: ServeSettings, scorer: Scorer) -> Workplace | None:
         folder=home / "archive" if in_server else None,
         encoder=scorer.encoder,
         encoder_id=encoder_id(scorer.detector),
-        settings=ArchiveSettings(retention_days=settings.archive_days, threads=settings.threads),
+        settings=ArchiveSettings(
+            retention_days=settings.archive_days,
+            backup_hours=settings.archive_backup_hours,
+            threads=settings.threads,
+        ),
     )
     try:
         opened = Workplace.open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,28 @@ def test_an_erased_account_is_in_no_file(tmp_path: Path, reopened: bool) -> None
         assert len(list((folder / "backups").iterdir())) == 1
         assert archive.erase(CANARY_ACCOUNT).events == 0
     assert not raw_traces(folder, rows, codes)
+
+
+def test_copies_made_by_themselves_hold_nothing_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    rows = canaries(12)
+    now = [time.time()]
+    settings = replace(TRAINED, backup_hours=6.0)
+    with opened(folder, settings=settings, clock=lambda: now[0]) as archive:
+        put(archive, [*filled(450), *rows])
+        wait_for_build(archive)
+        now[0] += 6 * 3600.0
+        archive.flush()
+        codes = codes_of(archive, rows)
+        held = raw_traces(folder / "backups", rows, codes)
+        assert {"account", "frame", "slot 3", "vector 3", "code 3"} <= held.keys()
+        archive.erase(CANARY_ACCOUNT)
+        assert len(list((folder / "backups").iterdir())) == 1
+        assert not raw_traces(folder, rows, codes)
+        now[0] += 6 * 3600.0
+        archive.flush()
+        assert len(list((folder / "backups").iterdir())) == 2
+        assert not raw_traces(folder, rows, codes)
 
 
 def test_a_centroid_does_not_outlive_its_only_vector(tmp_path: Path) -> None:

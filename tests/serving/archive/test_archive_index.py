@@ -168,6 +168,29 @@ def test_a_damaged_index_is_found_and_made_anew(trained: Path, damage: str) -> N
         assert archive.status().indexed >= COUNT
 
 
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_lost_folder_of_the_index_is_told(trained: Path, cut_off: bool) -> None:
+    shutil.rmtree(trained / "index")
+    for _ in range(1 + cut_off):
+        with opened(trained, settings=TRAINED) as archive:
+            # Also if the first one ended before the index was there again.
+            assert archive.status().rebuilt == archive.rebuilt == 1
+    with opened(trained, settings=TRAINED) as archive:
+        archive.flush()
+        assert archive.status().building
+        wait_for_build(archive)
+        assert not archive.status().building
+    with opened(trained, settings=TRAINED) as archive:
+        assert (archive.status().rebuilt, archive.status().indexed) == (0, COUNT)
+
+
+def test_few_texts_have_no_index_to_lose(tmp_path: Path) -> None:
+    for rebuilt in (0, 0):
+        with opened(tmp_path / "archive", settings=TRAINED) as archive:
+            put(archive, filled(100))
+            assert archive.status().rebuilt == rebuilt
+
+
 def test_an_index_of_other_tables_is_not_taken(trained: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "other", settings=TRAINED) as archive:
         put(archive, filled(1200, seed=5))
