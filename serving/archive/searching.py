@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stillwatch.data.errors import InputError
 from stillwatch.model.detector import FRAME, SLOT, text_key
 from stillwatch.model.stream import clip_middle
 from stillwatch.model.text import normalise
@@ -80,8 +81,15 @@ def scope_of(
 
 
 def read(text: str) -> str:
-    """A text that is searched for, as those of the archive were read."""
-    return normalise(clip_middle(text))
+    """A text that is searched for, as those of the archive were read. InputError if nothing is
+    left of it: the vector of nothing is near to whatever it happens to be near to."""
+    normal = normalise(clip_middle(text))
+    if not normal:
+        raise InputError(
+            "a search must have a text, however: nothing of it can be seen; give words, or other "
+            "signs that are seen"
+        )
+    return normal
 
 
 def by_words(scope: Scope, database: Database, normal: str) -> list[Found]:

@@ -15,6 +15,7 @@ from stillwatch.data.errors import InputError
 from stillwatch.serving.campaigns.records import MemberRuling, Stored, Summary
 from stillwatch.serving.campaigns.store import CampaignStore
 from stillwatch.serving.desk import Desk, Refused
+from stillwatch.serving.desk.decisions import Expected
 from stillwatch.serving.desk.names import check_name, check_reason
 from stillwatch.serving.verdict import DIGITS, Verdict
 
@@ -48,11 +49,12 @@ class Rulings:
 
     def confirm(
         self, campaign_id: str, account_id: str, reason: str, reviewer: str,
-        seen: Verdict | None, intents: Sequence[str] = (),
+        seen: Verdict | None, intents: Sequence[str] = (), expected: Expected = "any",
     ) -> MemberRuling:  # fmt: skip
         """Confirm that an account belongs to a campaign and attacks. `seen` is its verdict as it
-        stands, if there is one; `intents` are what it is after, left out those of the campaign.
-        KeyError, Refused for one that was taken out: that is to be undone first."""
+        stands, if there is one; `intents` are what it is after, left out those of the campaign;
+        `expected` as in Desk.decide. KeyError, Refused for one that was taken out: that is to be
+        undone first."""
         stored = self._with_member(campaign_id, account_id)
         if account_id in stored.excluded:
             raise Refused(
@@ -61,8 +63,9 @@ class Rulings:
             )
         reason = check_reason(reason)
         decision = self._desk.decide(
-            account_id, "confirm", reason, reviewer, seen, intents or likely(stored.summary)
-        )
+            account_id, "confirm", reason, reviewer, seen, intents or likely(stored.summary),
+            expected,
+        )  # fmt: skip
         fields = {
             **_figures(stored.summary), "account_id": account_id, "decision": decision.id,
             "reason": reason,
@@ -96,7 +99,7 @@ class Rulings:
 
     def undo(self, entry: int, account_id: str, reviewer: str, reason: str) -> MemberRuling:
         """Take a ruling back, and the decision that a confirmation made. KeyError for none that
-        stands."""
+        stands, Overtaken if the decision was followed by another."""
         ruling = self._store.ruling(entry, account_id)
         reason = check_reason(reason)
         if ruling.decision is not None:

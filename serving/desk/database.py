@@ -39,6 +39,12 @@ CREATE TABLE templates (
     changed INTEGER NOT NULL REFERENCES audit, replayed INTEGER REFERENCES audit
 );
 """
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS template_accounts (template INTEGER NOT NULL REFERENCES templates, "
+    "account BLOB NOT NULL, PRIMARY KEY (template, account)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS template_accounts_account ON template_accounts (account)",
+)
+"""Made in files that lack them: what reads the other tables need not know of them."""
 
 
 def json_at(path: str) -> str:
@@ -123,6 +129,19 @@ class Database:
             finally:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
+    def purge(self) -> None:
+        """Write the file anew, so that no byte of what was deleted is left in it or beside it."""
+        with self._lock, self._told():
+            self._connection.execute("VACUUM")
+            until = time.monotonic() + BUSY_S
+            while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > until:
+                    raise StoreError(
+                        f"the desk's {FILE} must be free to be rewritten, however: another "
+                        "process reads it; try again"
+                    )
+                time.sleep(0.02)
+
     def close(self) -> None:
         """Closing twice does nothing."""
         with self._lock:
@@ -147,6 +166,8 @@ class Database:
                     connection.execute(f"PRAGMA user_version = {SCHEMA}")
                     version, application = SCHEMA, APPLICATION_ID
                 if (application, version) == (APPLICATION_ID, SCHEMA):
+                    for statement in _LATER:
+                        connection.execute(statement)
                     for path in FOUND_BY:
                         connection.execute(
                             f"CREATE INDEX IF NOT EXISTS audit_{path.replace('.', '_')} "

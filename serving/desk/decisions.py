@@ -7,7 +7,7 @@ import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from stillwatch.data.errors import InputError, StoreError
 from stillwatch.serving.desk.audit import Writer, entry_of
@@ -16,6 +16,9 @@ from stillwatch.serving.desk.records import Cause, Decision, Entry, Refused, Rul
 from stillwatch.serving.stores.base import id_bytes, id_text
 from stillwatch.serving.verdict import Verdict
 
+Expected = int | None | Literal["any"]
+"""The id of the decision that a reviewer saw as the present one, None for none; `any` is for what
+decides whatever stands."""
 RULINGS: tuple[Ruling, ...] = ("confirm", "reject", "needs_more")
 DECIDED, UNDONE = "account.decided", "decision.undone"
 RISEN = 1.0
@@ -30,11 +33,27 @@ FROM decisions d JOIN audit a ON a.number = d.id LEFT JOIN audit u ON u.number =
 """
 
 
+class Overtaken(InputError):  # noqa: N818 - it names what happened, as Refused does
+    """What a reviewer saw as the present decision on an account is not that any more. It is no
+    Refused: who goes on where a decision is undone already must not go on where one has followed
+    it."""
+
+    def __init__(self, account_id: str, present: Decision | None, was: Decision | None) -> None:
+        """`present` is the decision that stands now, `was` the one that was seen; None for none."""
+        super().__init__(
+            "the decision that was shown must still stand, however: one was made or taken back "
+            "meanwhile; look at the account again"
+        )
+        self.account_id = account_id
+        self.present = present
+        self.was = was
+
+
 def decide(
     writer: Writer, account_id: str, verdict: Ruling, reason: str, reviewer: str,
-    seen: Verdict | None, intents: Sequence[str], two_person: bool,
+    seen: Verdict | None, intents: Sequence[str], two_person: bool, expected: Expected = "any",
 ) -> int:  # fmt: skip
-    """Add a decision; its id. InputError."""
+    """Add a decision; its id. InputError, Overtaken if another than `expected` stands."""
     if verdict not in RULINGS:
         raise InputError(
             f"a decision must be one of {', '.join(RULINGS)}, however: it is another; give one "
@@ -56,6 +75,7 @@ def decide(
             fields[name] = shown[name]
         # Never the excerpts: they are prompts.
         fields["evidence"] = [[item[name] for name in Shown._fields] for item in shown["evidence"]]
+    check_present(writer.connection, account_id, expected)
     writer.append(DECIDED, reviewer, fields)
     writer.connection.execute(
         "INSERT INTO decisions (id, account) VALUES (?, ?)", (writer.number, id_bytes(account_id))
@@ -64,16 +84,29 @@ def decide(
 
 
 def undo(writer: Writer, decision_id: int, reviewer: str, reason: str) -> None:
-    """Take a decision back. KeyError if there is none, Refused if it is undone already."""
+    """Take a decision back. KeyError if there is none, Refused if it is undone already, Overtaken
+    if another has followed it: undone, it would change what that one rests on, unseen."""
     decision = by_id(writer.connection, decision_id)
     if decision.undone is not None:
         raise Refused("a decision must stand to be undone, however: it is undone already")
+    check_present(writer.connection, decision.account_id, decision_id)
     fields = {
         "decision": decision_id, "account_id": decision.account_id,
         "reason": check_reason(reason),
     }  # fmt: skip
     writer.append(UNDONE, check_name("a reviewer", reviewer), fields)
     mark_undone(writer, [decision_id])
+
+
+def check_present(connection: sqlite3.Connection, account_id: str, expected: Expected) -> None:
+    """Overtaken unless this is the present decision on an account."""
+    if expected == "any":
+        return
+    history = of_account(connection, id_bytes(account_id))
+    standing = present(history)
+    if (standing.id if standing else None) != expected:
+        was = next((one for one in history if one.id == expected), None)
+        raise Overtaken(account_id, standing, was)
 
 
 def mark_undone(writer: Writer, decisions: Sequence[int]) -> None:

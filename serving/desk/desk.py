@@ -14,6 +14,7 @@ from stillwatch.serving.archive import PromptArchive
 from stillwatch.serving.desk import decisions, labels, template_rows
 from stillwatch.serving.desk.audit import AuditLog, entry_of
 from stillwatch.serving.desk.database import Database
+from stillwatch.serving.desk.decisions import Expected
 from stillwatch.serving.desk.names import check_account, check_name, check_reason
 from stillwatch.serving.desk.records import (
     Cause,
@@ -97,20 +98,24 @@ class Desk:
 
     def decide(
         self, account_id: str, verdict: Ruling, reason: str, reviewer: str,
-        seen: Verdict | None, intents: Sequence[str] = (),
+        seen: Verdict | None, intents: Sequence[str] = (), expected: Expected = "any",
     ) -> Decision:  # fmt: skip
         """Decide on an account. `seen` is the verdict that the reviewer was shown: its figures and
         the ids of its evidence are kept. `intents` are what a confirmed account is after; left out,
-        those that `seen` holds for likely."""
+        those that `seen` holds for likely. `expected` is the id of the present decision that the
+        reviewer was shown, None for none: if another stands by now, decisions.Overtaken tells which
+        and nothing is changed."""
         with self._log.writing() as writer:
             number = decisions.decide(
-                writer, account_id, verdict, reason, reviewer, seen, intents, self.two_person
-            )
+                writer, account_id, verdict, reason, reviewer, seen, intents, self.two_person,
+                expected,
+            )  # fmt: skip
             return decisions.by_id(writer.connection, number)
 
     def undo(self, decision_id: int, reviewer: str, reason: str) -> Decision:
         """Take a decision back: what was decided before it stands again. KeyError if there is no
-        such decision, Refused if it is undone already."""
+        such decision, Refused if it is undone already, decisions.Overtaken if another has
+        followed it."""
         with self._log.writing() as writer:
             decisions.undo(writer, decision_id, reviewer, reason)
             return decisions.by_id(writer.connection, decision_id)
@@ -131,6 +136,11 @@ class Desk:
         """The last decision on an account that is not undone; it may be pending."""
         with self._database.reading() as connection:
             return decisions.present(decisions.of_account(connection, id_bytes(account_id)))
+
+    def check_present(self, account_id: str, expected: Expected) -> None:
+        """decisions.Overtaken unless this is the id of the present decision, None for none."""
+        with self._database.reading() as connection:
+            decisions.check_present(connection, account_id, expected)
 
     def all_present(self) -> dict[str, Decision]:
         """The present decision on every account that has one."""
@@ -216,9 +226,10 @@ class Desk:
     def erase(
         self, account_id: str, reviewer: str, reason: str, store: ForgetsAccounts | None = None
     ) -> Erased:
-        """Leave nothing of an account in the archive and the state store; decisions on it stay,
-        which hold no prompts. Takes as long as the archive needs. If it is interrupted,
-        `unfinished_erasures` names the account; erase it again.
+        """Leave nothing of an account in the archive and the state store, nor a template that was
+        made of its prompts alone; decisions on it stay, which hold no prompts. Takes as long as the
+        archive needs. If it is interrupted, `unfinished_erasures` names the account; erase it
+        again.
 
         Copies elsewhere are their owners': exported labels, dead letters, backups.
         """
@@ -234,13 +245,14 @@ class Desk:
         # After the archive: what follows it cannot take the account over again.
         for other in self.also_forget:
             other.erase(account_id)
+        forgotten = self.templates.forget(account_id, reviewer)
         done = {
             "account_id": account_id, "begun": begun.number, "events": removed.events,
             "texts": removed.texts, "states": store is not None,
         }  # fmt: skip
         with self._log.writing() as writer:
             entry = writer.append(ERASED, reviewer, done)
-        return Erased(removed.events, removed.texts, store is not None, entry.number)
+        return Erased(removed.events, removed.texts, store is not None, entry.number, forgotten)
 
     def unfinished_erasures(self) -> list[str]:
         """Accounts whose erasure was begun and not finished."""
@@ -268,6 +280,7 @@ class Desk:
         return Erasure(
             begun[0].time, begun[0].actor, str(fields.get("reason", "")),
             done[0].time if finished else None, done[0].number if finished else begun[0].number,
+            self.templates.forgotten(account_id),
         )  # fmt: skip
 
     def close(self) -> None:

@@ -256,6 +256,18 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What became of the site's templates that were made of an erased account's prompts, by their
+    ids. `blanked`, made of no other account's, are revoked and without text; `shared` hold words
+    that prompts of other accounts have in common with its own. Of `unrecorded` templates, whoever
+    they are of, nobody noted whose prompts they were made of: they are as they were."""
+
+    blanked: tuple[str, ...]
+    shared: tuple[str, ...]
+    unrecorded: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """A folder of labelled logs: accounts and events in it, and decided accounts of which the
     archive holds nothing any more."""
@@ -275,6 +287,7 @@ class Erased:
     texts: int
     states: bool
     entry: int
+    templates: Forgotten
 
 
 class Erasure(NamedTuple):
@@ -286,6 +299,12 @@ class Erasure(NamedTuple):
     reason: str
     done: float | None
     entry: int
+    templates: Forgotten
+
+
+def told_share(share: float) -> str:
+    """A share in percent; a small one by as many digits as tell it from ordinary.MOST_SHARE."""
+    return f"{share:.2%}" if share >= 0.01 else f"{share:.4%}"
 
 
 def iso_day(time: float) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
@@ -16,7 +17,7 @@ from fastapi.responses import Response
 from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.data.strict_json import InvalidJson
 from stillwatch.serving.desk import AuditError, Desk, LiveTemplates
-from stillwatch.serving.desk.decisions import RULINGS
+from stillwatch.serving.desk.decisions import RULINGS, Overtaken
 from stillwatch.serving.desk.site_templates import DAYS
 from stillwatch.serving.http import desk_schemas as described
 from stillwatch.serving.http.auth import ALL_ACCOUNTS, Caller, require
@@ -139,8 +140,9 @@ def router(service: Service, desk: Desk | None, keeper: TemplateKeeper | None = 
     @routes.post("/v1/decisions", **described.POST_DECISION)
     async def post_decision(request: Request, caller: Analyst) -> Response:
         fields = await _fields(
-            request, {"account_id": str, "verdict": str, "reason": str}, {"intents": list}
-        )
+            request, {"account_id": str, "verdict": str, "reason": str},
+            {"intents": list, "expected": int | None},
+        )  # fmt: skip
         ruling = next((one for one in RULINGS if one == fields["verdict"]), None)
         intents = fields.get("intents", [])
         if ruling is None or not all(one in service.scorer.intents for one in intents):
@@ -162,9 +164,10 @@ def router(service: Service, desk: Desk | None, keeper: TemplateKeeper | None = 
             ) from None
         made = await ask(
             lambda desk: desk.decide(
-                account, ruling, fields["reason"], caller.key_id, seen, intents
+                account, ruling, fields["reason"], caller.key_id, seen, intents,
+                fields.get("expected", "any"),
             )
-        )
+        )  # fmt: skip
         return JsonResponse(made.to_fields())
 
     @routes.post("/v1/decisions/{decision_id}/undo", **described.POST_UNDO)
@@ -284,6 +287,8 @@ async def asked(question: Callable[[], T]) -> T:
         raise Problem("not_ready", _sentence(error)) from None
     except (InvalidJson, Problem):
         raise
+    except Overtaken as error:
+        raise _overtaken(error) from None
     except (ConfigError, InputError) as error:
         raise Problem("invalid_request", _sentence(error)) from None
 
@@ -292,14 +297,16 @@ _asked = asked
 
 
 async def _fields(
-    request: Request, needed: Mapping[str, type], optional: Mapping[str, type] | None = None
-) -> dict[str, Any]:
+    request: Request, needed: Mapping[str, type],
+    optional: Mapping[str, type | UnionType] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The body's fields, each of its type; Problem for others. A float may be written as an
     integer."""
     fields = await read_object(request)
     known = {**needed, **(optional or {})}
     fits = set(needed) <= set(fields) <= set(known) and all(
-        type(value) is known[name] or (known[name] is float and type(value) is int)
+        type(value) in (get_args(known[name]) or (known[name],))
+        or (known[name] is float and type(value) is int)
         for name, value in fields.items()
     )
     if not fits:
@@ -336,6 +343,12 @@ def _revoked(found: Any) -> dict[str, Any]:
 
 def _unknown() -> Problem:
     return Problem("not_found", "The id must be one that the desk gave out, however: it is not.")
+
+
+def _overtaken(error: Overtaken) -> Problem:
+    """With the decision that stands: who asks may see it, for he may decide on its account."""
+    present = error.present and error.present.to_fields()
+    return Problem(described.OVERTAKEN, _sentence(error), members={"present": present})
 
 
 def _sentence(error: Exception) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from stillwatch.serving.http import openapi
+from stillwatch.serving.http.problems import KINDS, MEDIA_TYPE
+
+OVERTAKEN = "decision_overtaken"
+OVERTAKEN_KIND = KINDS[OVERTAKEN]
 
 _TEXT = {"type": "string"}
 _OPTIONAL_TEXT = {"type": ["string", "null"]}
@@ -61,6 +65,13 @@ _DECISION = object_of(
         },
     }
 )  # fmt: skip
+_OVERTAKEN = object_of(
+    {
+        "type": _TEXT, "title": _TEXT, "status": {"const": OVERTAKEN_KIND.status},
+        "code": {"const": OVERTAKEN}, "detail": _TEXT,
+        "present": {"anyOf": [{"type": "null"}, _DECISION]},
+    }
+)  # fmt: skip
 _REPLAY = object_of(
     {
         "similarity": _NUMBER, "days": _NUMBER, "prompts": _COUNT, "accounts": _COUNT,
@@ -113,14 +124,26 @@ POST_DECISION = _post(
         {
             "account_id": {"type": "string", "minLength": 1, "maxLength": 512}, "verdict": _RULING,
             "reason": _REASON, "intents": list_of(_TEXT),
+            "expected": {
+                "type": ["integer", "null"],
+                "description": "Id of the decision that the reviewer saw as the present one, null "
+                "for none. If another stands by now nothing is changed and the answer is 409. Left "
+                "out, it is decided whatever stands.",
+            },
         },
-        "intents",
+        "intents", "expected",
     ),
     "unknown_account", "overloaded", "draining",
 )  # fmt: skip
 POST_UNDO = _post(
-    "Take a decision back", "The decision, undone", _DECISION, object_of({"reason": _REASON})
-)
+    "Take the present decision on an account back", "The decision, undone", _DECISION,
+    object_of({"reason": _REASON}),
+)  # fmt: skip
+for _route in (POST_DECISION, POST_UNDO):
+    _route["openapi_extra"]["responses"]["409"] = {
+        "description": f"{OVERTAKEN}: {OVERTAKEN_KIND.title}, told as `present`",
+        "content": {MEDIA_TYPE: {"schema": _OVERTAKEN}},
+    }
 GET_TEMPLATES = openapi.route(
     "Templates of the site, the latest first", "All, or those in a state",
     object_of({"templates": list_of(_TEMPLATE)}), READ,

@@ -48,6 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "unknown_account": Kind(404, "The account was never seen"),
     "method_not_allowed": Kind(405, "The method is not supported here"),
     "reload_running": Kind(409, "A bundle is being loaded already"),
+    "decision_overtaken": Kind(409, "Another decision stands by now"),
     "body_timeout": Kind(408, "The body did not arrive in time"),
     "body_too_large": Kind(413, "The body is too large"),
     "batch_too_large": Kind(413, "There are more events than can be taken at once"),

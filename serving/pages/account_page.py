@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from stillwatch.model.templates import Template
 from stillwatch.serving.archive.results import ArchivedEvent, Timeline
+from stillwatch.serving.desk.decisions import cause_of
 from stillwatch.serving.pages import display, wording
 from stillwatch.serving.pages.display import Piece
 from stillwatch.serving.pages.guard import ReadSession, see_other
@@ -81,6 +82,8 @@ def _page(
     site: Site, session: Session, account_id: str, verdict: Verdict | None, number: int
 ) -> Response:
     stream = site.archive.events(account_id, number, STREAM_PAGE)
+    # Before the history: what comes between the two is shown, and refuses a decision without it.
+    present = site.desk.present(account_id)
     history = site.desk.decisions(account_id)
     erasure = site.desk.erasure(account_id)
     if verdict is None and not stream.total:
@@ -107,7 +110,7 @@ def _page(
         charts=_charts(timeline, verdict.threshold if verdict else site.threshold),
         timeline=timeline, stream=stream, page=number, templates=templates,
         pages=-(-stream.total // STREAM_PAGE), decisions=history,
-        present=site.desk.present(account_id), cause=site.desk.review(verdict) if verdict else None,
+        present=present, cause=cause_of(verdict, present) if verdict else None,
         links=links_of(site.archive, site.tallies, account_id), erasure=erasure,
         erasing=site.erasures.running(account_id),
         advice=responder.advise(verdict) if responder and verdict else None,

@@ -14,14 +14,17 @@ from fastapi.responses import Response
 
 from stillwatch.data.intelligence import SharedCampaign, Tlp
 from stillwatch.serving.campaigns import Stored
+from stillwatch.serving.desk import Refused
+from stillwatch.serving.desk.decisions import Overtaken
 from stillwatch.serving.http.problems import Problem
 from stillwatch.serving.pages.campaign_members import Members
 from stillwatch.serving.pages.campaign_pages import PATH
-from stillwatch.serving.pages.display import iso, name
+from stillwatch.serving.pages.decision_forms import OLD, expected_of
+from stillwatch.serving.pages.display import iso, name, one_line, when
 from stillwatch.serving.pages.exporting import defused
 from stillwatch.serving.pages.guard import Posted, PostedForm, see_other
 from stillwatch.serving.pages.sessions import Notice
-from stillwatch.serving.pages.site import Site
+from stillwatch.serving.pages.site import RULINGS, Site
 from stillwatch.serving.pages.tokens import from_token
 from stillwatch.serving.sharing import Shelf
 from stillwatch.serving.verdict import DIGITS, json_line
@@ -71,9 +74,13 @@ def add(routes: APIRouter, site: Site) -> None:
             told = f"{name(account_id)} is taken out of {campaign_id}."
         elif verdict == "confirm":
             seen = (await site.verdicts([account_id])).get(account_id)
-            await run_in_threadpool(
-                rulings.confirm, campaign_id, account_id, reason, reviewer, seen
-            )
+            expected = expected_of(posted.form.get("expected", OLD))
+            try:
+                await run_in_threadpool(
+                    rulings.confirm, campaign_id, account_id, reason, reviewer, seen, (), expected
+                )
+            except Overtaken as error:
+                raise Refused(f"{error}; {_standing(error)}") from None
             told = f"{name(account_id)} is confirmed."
         else:
             raise Problem(
@@ -86,10 +93,13 @@ def add(routes: APIRouter, site: Site) -> None:
     @routes.post(f"{PATH}/{{campaign_id}}/rulings/{{number}}/{{token}}/undo")
     async def undo(campaign_id: str, number: int, token: str, posted: PostedForm) -> Response:
         account_id = from_token(token)
-        await run_in_threadpool(
-            site.confirming.rulings.undo, number, account_id, _reviewer(posted),
-            posted.form.get("reason"),
-        )  # fmt: skip
+        try:
+            await run_in_threadpool(
+                site.confirming.rulings.undo, number, account_id, _reviewer(posted),
+                posted.form.get("reason"),
+            )  # fmt: skip
+        except Overtaken as error:
+            raise Refused(f"{error}; {_standing(error)}") from None
         await site.job.took_over()
         posted.session.notice = Notice(f"The ruling on {name(account_id)} is undone.")
         return see_other(_back(campaign_id, posted))
@@ -133,6 +143,15 @@ def add(routes: APIRouter, site: Site) -> None:
 
 def _reviewer(posted: Posted) -> str:
     return posted.session.caller.key_id
+
+
+def _standing(error: Overtaken) -> str:
+    """What stands instead of what was shown."""
+    one = error.present
+    if one is None:
+        return "no decision stands now"
+    by, ruling = name(one.reviewer), RULINGS[one.verdict]
+    return f"it is {ruling} now, {when(one.time)} by {by}: {one_line(one.reason)}"
 
 
 def _back(campaign_id: str, posted: Posted) -> str:

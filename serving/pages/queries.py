@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from stillwatch.data.errors import InputError
-from stillwatch.serving.archive import Filters
+from stillwatch.serving.archive import Filters, searching
 from stillwatch.serving.archive.results import ANY, Part
 
 MAX_TEXT_CHARS = 200_000
@@ -59,15 +59,16 @@ def to_filters(fields: Mapping[str, str]) -> Filters:
 
 
 def to_query(fields: Mapping[str, str], like: tuple[str, str] | None = None) -> Query:
-    """The search of a form. InputError."""
+    """The search of a form. InputError. Reads a long text, so call it in a thread."""
     text = fields.get("text", "")
-    if like is None and not text.strip():
-        raise InputError("a search must have a text, however: it has none; type one")
     if len(text) > MAX_TEXT_CHARS:
         raise InputError(
             f"a search must have at most {MAX_TEXT_CHARS:,} characters, however: it has more; "
             "search for a part of it"
         )
+    if like is None:
+        # Refused before there is a page of results.
+        searching.read(text)
     return Query(
         text=text,
         exact=fields.get("exact") == "yes",

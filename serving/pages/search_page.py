@@ -75,7 +75,8 @@ def add(routes: APIRouter, site: Site) -> None:
     @routes.post("/desk/search")
     async def search(posted: PostedForm) -> Response:
         pick = posted.form.get("like")
-        query = to_query(posted.form.single(), from_pick(pick) if pick else None)
+        like = from_pick(pick) if pick else None
+        query = await run_in_threadpool(to_query, posted.form.single(), like)
         return see_other(f"/desk/search/{posted.session.searches.put(query)}")
 
     @routes.get("/desk/search/{name}")

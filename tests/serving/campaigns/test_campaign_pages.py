@@ -73,7 +73,9 @@ def name_of(desk: Place, account: str = "c0") -> str:
 def rule(desk: Place, account: str, verdict: str, reason: str = "seen", name: str = "") -> str:
     """Rule on an account; the page after it."""
     path = f"/desk/campaigns/{name or name_of(desk, account)}"
-    answer = desk.post(f"{path}/members/{to_token(account)}", verdict=verdict, reason=reason)
+    present = desk.desk.present(account)
+    given = {"verdict": verdict, "reason": reason, "expected": str(present.id) if present else ""}
+    answer = desk.post(f"{path}/members/{to_token(account)}", **given)
     assert answer.status_code == 303, answer.text
     return desk.page(answer.headers["location"].partition("#")[0])
 
@@ -175,7 +177,8 @@ def test_what_cannot_be_ruled_is_refused(desk: Place) -> None:
         ("nobody", {"verdict": "exclude", "reason": "x"}, 404),
         ("d0", {"verdict": "confirm", "reason": "of another campaign"}, 404),
     ):
-        assert desk.post(f"{path}/members/{to_token(account)}", **fields).status_code == status
+        given = {"expected": "", **fields}
+        assert desk.post(f"{path}/members/{to_token(account)}", **given).status_code == status
     assert desk.post(f"/desk/campaigns/{AWAY}/confirm", reason="x").status_code == 404
     undo = desk.post(f"{path}/rulings/1/{to_token('c5')}/undo", reason="x")
     assert undo.status_code == 404
@@ -321,3 +324,19 @@ def test_an_id_that_is_no_more_leads_on(tmp_path: Path) -> None:
         page = made.page("/desk/campaigns/c-000000000001")
         assert "Of 5 accounts the archive has no prompts." in page or "has none" in page
         assert "c-000000000002 merged into it" in page
+
+
+def test_a_ruling_is_on_the_decision_that_was_shown(desk: Place) -> None:
+    other = desk.beside("second")
+    first = desk.desk.decide("c11", "reject", "a customer", "ann", None)
+    path = f"/desk/campaigns/{name_of(desk)}/members/{to_token('c11')}"
+    given = {"verdict": "confirm", "reason": "one frame"}
+    answer = other.post(path, expected="", **given)
+    assert answer.status_code == 409
+    assert "by ann: a customer" in unescape(answer.text)
+    assert desk.desk.present("c11") == first
+    page = other.page(f"/desk/campaigns/{name_of(desk)}")
+    shown = re.search(rf'action="{path}">.*?name="expected" value="([^"]*)"', page, re.DOTALL)
+    assert shown
+    assert shown[1] == str(first.id)
+    assert other.post(path, expected=shown[1], **given).status_code == 303

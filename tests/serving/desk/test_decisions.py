@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 
 from stillwatch.data.errors import InputError
 from stillwatch.serving.desk import Decision, Refused, Shown
-from stillwatch.serving.desk.decisions import cause_of, has_changed, present, settled
+from stillwatch.serving.desk.decisions import (
+    Overtaken,
+    cause_of,
+    has_changed,
+    present,
+    settled,
+)
 from tests.serving.desk.desk_support import CANARY, NOON, Clock, desk_in, files_holding, verdict
 
 
@@ -110,6 +118,61 @@ def test_what_a_confirmed_account_is_after(tmp_path: Path) -> None:
         assert named.intents == ("output_harvesting", "x")
 
 
+class TestOvertaken:
+    def test_a_decision_is_on_the_one_that_was_shown(self, tmp_path: Path) -> None:
+        with desk_in(tmp_path) as desk, desk_in(tmp_path) as other:
+            first = desk.decide("a1", "confirm", "a harvest", "ann", verdict(), expected=None)
+            for expected in (None, first.id + 1):
+                with pytest.raises(Overtaken) as told:
+                    other.decide("a1", "reject", "r", "bob", verdict(), expected=expected)
+                assert (told.value.present, told.value.was) == (first, None)
+            assert desk.decisions() == [first]
+            # On another account nobody has decided.
+            assert other.decide("a2", "reject", "r", "bob", verdict("a2"), expected=None)
+            second = other.decide("a1", "reject", "r", "bob", verdict(), expected=first.id)
+            assert desk.present("a1") == second
+            # As before for who does not say what was shown.
+            assert desk.decide("a1", "confirm", "r", "ann", verdict())
+            assert desk.verify().intact
+
+    def test_what_was_taken_back_is_told(self, tmp_path: Path) -> None:
+        with desk_in(tmp_path) as desk:
+            first = desk.decide("a1", "confirm", "a harvest", "ann", verdict())
+            desk.undo(first.id, "bob", "a customer")
+            with pytest.raises(Overtaken) as told:
+                desk.decide("a1", "confirm", "r", "cat", verdict(), expected=first.id)
+            assert told.value.present is None
+            assert told.value.was == desk.decision(first.id)
+
+    def test_of_many_at_once_one_decides(self, tmp_path: Path) -> None:
+        together = Barrier(8)
+
+        def decide(number: int) -> bool:
+            with desk_in(tmp_path) as desk:
+                together.wait(20)
+                try:
+                    desk.decide("a1", "reject", "r", f"r{number}", verdict(), expected=None)
+                except Overtaken:
+                    return False
+                return True
+
+        with desk_in(tmp_path) as desk, ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(decide, range(8))) == 1
+            assert len(desk.decisions()) == 1
+
+    def test_what_another_has_followed_is_not_undone(self, tmp_path: Path) -> None:
+        with desk_in(tmp_path) as desk:
+            first = desk.decide("a1", "confirm", "a harvest", "ann", verdict())
+            second = desk.decide("a1", "reject", "a customer", "bob", verdict())
+            before = desk.head()
+            with pytest.raises(Overtaken) as told:
+                desk.undo(first.id, "ann", "by mistake")
+            assert (told.value.present, told.value.was) == (second, first)
+            assert desk.head() == before
+            desk.undo(second.id, "bob", "r")
+            assert desk.undo(first.id, "ann", "by mistake").state == "undone"
+
+
 class TestTwoPersons:
     def test_a_second_reviewer_makes_it_count(self, tmp_path: Path) -> None:
         with desk_in(tmp_path, two_person=True) as desk:
@@ -133,8 +196,10 @@ class TestTwoPersons:
             assert rejected.state == "counts"
             again = desk.decide("a1", "confirm", "r", "bob", verdict())
             assert again.state == "pending"
+            # What was undone does not.
+            desk.undo(again.id, "bob", "r")
             desk.undo(rejected.id, "bob", "r")
-            assert desk.decision(again.id).state == "counts"
+            assert desk.decide("a1", "confirm", "r", "bob", verdict()).state == "counts"
 
     def test_the_rule_holds_for_what_was_made_under_it(self, tmp_path: Path) -> None:
         with desk_in(tmp_path, two_person=True) as desk:

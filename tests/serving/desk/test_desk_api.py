@@ -23,6 +23,7 @@ from stillwatch.serving.desk import Desk
 from stillwatch.serving.http import desk_api, docs, openapi, problems, search_api
 from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.auth import new_key
+from stillwatch.serving.http.desk_schemas import OVERTAKEN, OVERTAKEN_KIND
 from stillwatch.serving.http.problems import KINDS
 from stillwatch.serving.http.service import Service
 from stillwatch.serving.http.settings import KeyEntry, ServeSettings
@@ -179,6 +180,43 @@ def test_a_decision_is_made_listed_and_undone(
     assert "undone already" in again.json()["detail"]
     assert client.post("/v1/decisions/999/undo", json={"reason": "r"}).status_code == 404
     assert desk.verify().intact
+
+
+def test_a_decision_is_on_the_one_that_was_seen(client: TestClient, desk: Desk) -> None:
+    body = {"account_id": "a1", "verdict": "confirm", "reason": "a harvest"}
+    first = client.post("/v1/decisions", json={**body, "expected": None}).json()
+    other = {**body, "verdict": "reject", "reason": "a customer"}
+    for expected in (None, first["id"] + 1, 0, 10**30):
+        answer = client.post(
+            "/v1/decisions", json={**other, "expected": expected}, headers=key("admin")
+        )
+        found = answer.json()
+        assert (answer.status_code, found["code"]) == (409, "decision_overtaken")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert found["present"] == first
+        assert found["present"]["reviewer"] == "analyst"
+    assert client.get("/v1/decisions").json() == {"decisions": [first]}
+    seen = {**other, "expected": first["id"]}
+    second = client.post("/v1/decisions", json=seen, headers=key("admin")).json()
+    assert second["reviewer"] == "admin"
+    # What another has followed is not undone.
+    url = f"/v1/decisions/{first['id']}/undo"
+    answer = client.post(url, json={"reason": "r"})
+    assert (answer.status_code, answer.json()["present"]) == (409, second)
+    # Who does not say what was seen decides as ever.
+    assert client.post("/v1/decisions", json=body).status_code == 200
+    assert [one.reviewer for one in desk.decisions("a1")] == ["analyst", "admin", "analyst"]
+    for wrong in ("2", 2.0, True, [2]):
+        assert client.post("/v1/decisions", json={**body, "expected": wrong}).status_code == 422
+
+
+def test_what_overtakes_is_described(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/v1/decisions", "/v1/decisions/{decision_id}/undo"):
+        assert "decision_overtaken" in paths[path]["post"]["responses"]["409"]["description"]
+    body = paths["/v1/decisions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "expected" not in body["required"]
+    assert "409" in body["properties"]["expected"]["description"]
 
 
 @pytest.mark.parametrize(
@@ -397,7 +435,9 @@ def test_answers_are_as_described(client: TestClient, mode: GenerationMode) -> N
             answer = case.call(headers=key("admin"))
             case.validate_response(answer, excluded_checks=[positive_data_acceptance])
             if answer.status_code >= 400:
-                assert KINDS[answer.json()["code"]].status == answer.status_code
+                code = answer.json()["code"]
+                kind = OVERTAKEN_KIND if code == OVERTAKEN else KINDS[code]
+                assert kind.status == answer.status_code
 
         answers()
         count += 1
