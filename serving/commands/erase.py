@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.serving.commands import audit, intake, labels
 from stillwatch.serving.verdict import visible
+
+if TYPE_CHECKING:
+    from stillwatch.serving.desk import Forgotten
 
 EXAMPLE = (
     "Example: stillwatch erase acme/7 --desk desk --archive archive --store sqlite:///state.db "
@@ -31,7 +35,8 @@ def erase(
     bundle: intake.BundleOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Leave nothing of an account in the archive and the state store. It cannot be undone.
+    """Leave nothing of an account in the archive and the state store, nor a template that was made
+    of its prompts alone. It cannot be undone.
 
     The archive's folder must not be open elsewhere: of a service that runs, erase accounts on its
     pages. Decisions and the audit log stay, which hold no prompts. Exported labels, dead letters
@@ -74,3 +79,20 @@ def erase(
         f"erased {done.events:,} prompts; {state}; entry {done.entry} of the audit log tells of it",
         err=True,
     )
+    for line in _of_templates(done.templates):
+        typer.echo(line, err=True)
+
+
+def _of_templates(found: Forgotten) -> Iterator[str]:
+    if found.blanked:
+        yield f"revoked, their text gone, as made of its prompts alone: {', '.join(found.blanked)}"
+    if found.shared:
+        yield (
+            "left, as made of what its prompts have in common with others': "
+            f"{', '.join(found.shared)}; see whether their words may stay"
+        )
+    if found.unrecorded:
+        yield (
+            f"not covered: {found.unrecorded:,} of the site's templates have no record of whose "
+            "prompts they were made of"
+        )

@@ -93,7 +93,8 @@ def search(
     changes nothing.
     """
     if of_templates:
-        templates.search(_needed(text), count, bundle, as_json)
+        _check_readable(text or "")
+        templates.search(text or "", count, bundle, as_json)
         return
     if archive is None:
         raise ConfigError(
@@ -111,7 +112,7 @@ def search(
             "and --template; give one"
         )
     if text is not None:
-        _needed(text)
+        _check_readable(text)
     filters = _filters(account, since, until, intent, flagged, language, template)
     with _opened(archive, index, bundle, show_progress=not as_json) as opened:
         if by_account and text is not None:
@@ -128,7 +129,9 @@ def search(
                     "account and id; see the ids that a search shows"
                 ) from None
         else:
-            hits = opened.template_hits(template or "", _ALL_DAYS, count, filters=filters)
+            from stillwatch.serving.desk.site_templates import SIMILARITY
+
+            hits = opened.template_hits(template or "", _ALL_DAYS, count, SIMILARITY, filters)
             _show_events(hits.events, as_json)
             if not as_json:
                 typer.echo(f"{len(hits.events):,} of {hits.total:,}, {hits.accounts:,} accounts")
@@ -197,10 +200,11 @@ def _moment(option: str, value: str | None) -> float | None:
         ) from None
 
 
-def _needed(text: str | None) -> str:
-    if text is None or not text.strip():
-        raise ConfigError("TEXT must hold words, however: it is empty; give a prompt in quotes")
-    return text
+def _check_readable(text: str) -> None:
+    """InputError before anything is loaded."""
+    from stillwatch.serving.archive import searching
+
+    searching.read(text)
 
 
 def _show_hits(hits: list[Hit], as_json: bool) -> None:

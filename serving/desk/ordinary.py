@@ -11,15 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from stillwatch.serving.archive import PromptArchive
-from stillwatch.serving.archive.reach import MOST_TEXTS
 from stillwatch.serving.desk.records import Replay
 
 MOST_SHARE = 0.0001
-"""Of the ordinary prompts that a template may hit: the archive counts as many near texts as
-MOST_TEXTS, far more than any share that is let through."""
+"""Of the ordinary prompts that a template may hit."""
 DAY_S = 86_400.0
-
-__all__ = ["MOST_SHARE", "MOST_TEXTS", "Known", "replay"]
 
 
 @dataclass(frozen=True, slots=True)

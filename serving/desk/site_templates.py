@@ -7,7 +7,7 @@ The audit log names a template's text by its hash alone: it is a part of custome
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -21,8 +21,15 @@ from stillwatch.serving.archive.language import guess_language
 from stillwatch.serving.desk import decisions, ordinary, skeleton, template_rows
 from stillwatch.serving.desk.audit import AuditLog
 from stillwatch.serving.desk.database import Database
-from stillwatch.serving.desk.names import check_name, check_reason, check_source, same_person
+from stillwatch.serving.desk.names import (
+    check_account,
+    check_name,
+    check_reason,
+    check_source,
+    same_person,
+)
 from stillwatch.serving.desk.records import (
+    Forgotten,
     Proposal,
     Refused,
     Replay,
@@ -30,10 +37,12 @@ from stillwatch.serving.desk.records import (
     SiteTemplate,
     TemplateState,
     iso_day,
+    told_share,
 )
 from stillwatch.serving.desk.template_rows import (
     ADDED,
     APPROVED,
+    BLANKED,
     EXPIRED,
     PREFIX,
     REPLAYED,
@@ -41,14 +50,17 @@ from stillwatch.serving.desk.template_rows import (
 )
 
 SIMILARITY = 0.7
-"""Cosine from which on a replay counts a text as hit. With the released encoder a template of the
-library is so near to 0.002% of ordinary texts on average, and to 0.06% of harvesters' prompts."""
+"""Cosine from which on a text is a template's hit, in a replay and on the pages. With the released
+encoder a template of the library is so near to 0.002% of ordinary texts on average, and to 0.06% of
+harvesters' prompts."""
 DAYS = 30.0
 """Of ordinary traffic that a template is replayed against."""
 KEPT_DAYS, MOST_DAYS = 90, 365
 """How long a template is searched, unless its expiry says otherwise, and at most."""
 MOST_LIVE, MOST_WAITING = 500, 2000
 """Templates that are live, and in quarantine, at most."""
+_MOST_FORGOTTEN = 1000
+"""Templates that one entry of the audit log takes the text of, and such entries that are read."""
 
 
 class SiteTemplates:
@@ -61,6 +73,7 @@ class SiteTemplates:
     ) -> None:  # fmt: skip
         self._log = log
         self._reading = database.reading
+        self._purge = database.purge
         self._archive = archive
         self._two_person = two_person
         self._least = least_replayed
@@ -68,11 +81,13 @@ class SiteTemplates:
 
     def add(
         self, text: str, intent: str, source: str, reviewer: str, expires: str | None = None,
-        reason: str = "",
+        reason: str = "", accounts: Iterable[str] = (),
     ) -> SiteTemplate:  # fmt: skip
         """Put a template into quarantine. `text` has at most one `{slot}`; `expires` is an ISO date
-        within MOST_DAYS, None is in KEPT_DAYS."""
+        within MOST_DAYS, None is in KEPT_DAYS. `accounts` are those of whose prompts it was made:
+        without them no erasure reaches it."""
         text = _check_text(text)
+        made_of = [check_account(one) for one in accounts]
         fields = {
             "text_sha256": template_rows.digest(text), "intent": check_name("an intent", intent),
             "language": guess_language(text.replace(SLOT, " ")), "source": check_source(source),
@@ -99,6 +114,7 @@ class SiteTemplates:
                 "VALUES (?, ?, ?, 'quarantined', ?, ?, ?)",
                 (number, text, source, fields["expires"], writer.number, writer.number),
             )
+            template_rows.note_accounts(writer.connection, number, made_of)
         return self.get(f"{PREFIX}{number}")
 
     def get(self, template_id: str) -> SiteTemplate:
@@ -123,6 +139,11 @@ class SiteTemplates:
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """What some prompts have in common, for `add`; see skeleton.propose."""
         return skeleton.propose(prompts)
+
+    def propose_from(self, prompts: Sequence[str]) -> tuple[Proposal, list[int]]:
+        """As `propose`, with the places of the prompts that share it; see
+        skeleton.propose_from."""
+        return skeleton.propose_from(prompts)
 
     def replay(
         self, template_id: str, encoder: Encoder, reviewer: str, days: float = DAYS
@@ -195,6 +216,36 @@ class SiteTemplates:
             raise Refused("a source must have templates in use to be revoked, however: none is")
         return self._revoke(ids, {"source": source}, reviewer, reason, undo)
 
+    def accounts_of(self, template_id: str) -> list[str]:
+        """Of whose prompts a template was made, as far as that is recorded and they are not
+        erased."""
+        with self._reading() as connection:
+            return template_rows.accounts_of(connection, template_id)
+
+    def forget(self, account_id: str, reviewer: str) -> Forgotten:
+        """For an erasure: revoke the templates that were made of an account's prompts alone, and
+        leave no byte of their texts in the desk's files. What others' prompts have in common with
+        its own stays, until the last of them is erased too."""
+        reviewer = check_name("a reviewer", reviewer)
+        while self._forget_some(account_id, reviewer):
+            pass
+        # Also if there was nothing: what an interrupted erasure blanked may be in the file yet.
+        self._purge()
+        return self.forgotten(account_id)
+
+    def forgotten(self, account_id: str) -> Forgotten:
+        """What became of the templates of an account that was erased, at any time."""
+        entries = self._log.find(0, _MOST_FORGOTTEN, BLANKED, account_id=account_id).entries
+        blanked, shared = (
+            [str(one) for entry in entries for one in entry.fields[name]]
+            for name in ("templates", "shared")
+        )
+        with self._reading() as connection:
+            return Forgotten(
+                tuple(blanked), tuple(template_rows.with_text(connection, shared)),
+                template_rows.unrecorded(connection),
+            )  # fmt: skip
+
     def expire(self) -> int:
         """Note of templates whose day has come that they are not searched any more; how many."""
         today = iso_day(self._clock())
@@ -208,6 +259,20 @@ class SiteTemplates:
                 writer.append(EXPIRED, "stillwatch", {"templates": ids})
                 template_rows.change(writer, ids, "expired")
         return len(ids)
+
+    def _forget_some(self, account_id: str, reviewer: str) -> bool:
+        with self._log.writing() as writer:
+            found = template_rows.made_of(writer.connection, account_id, _MOST_FORGOTTEN)
+            alone, shared = found
+            if not (alone or shared):
+                return False
+            told = {
+                "account_id": account_id, "templates": alone, "shared": shared,
+                "reason": "made of the prompts of an account that is erased",
+            }  # fmt: skip
+            writer.append(BLANKED, reviewer, told)
+            template_rows.forget(writer, account_id, alone, shared)
+        return True
 
     def _revoke(
         self, ids: Sequence[str], more: Mapping[str, str], reviewer: str, reason: str, undo: bool
@@ -290,13 +355,13 @@ def _known_accounts(connection: sqlite3.Connection) -> ordinary.Known:
 
 
 def _why_not(found: Replay) -> str:
+    hit = f"{found.hit_prompts:,} of {found.prompts:,} ({told_share(found.share)})"
     if found.prompts < found.least:
         return (
             f"a template must be replayed against {found.least:,} ordinary prompts, however: there "
-            f"are {found.prompts:,}; replay more days, or wait for more traffic"
+            f"are {found.prompts:,}, and it hits {hit}; replay more days, or wait for more traffic"
         )
     return (
         f"a template must hit at most {found.most:.2%} of the ordinary prompts, however: it hits "
-        f"{found.hit_prompts:,} of {found.prompts:,}, of {found.hit_accounts:,} accounts; make it "
-        "more specific"
+        f"{hit}, of {found.hit_accounts:,} accounts; make it more specific"
     )

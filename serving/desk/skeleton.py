@@ -29,7 +29,14 @@ def propose(prompts: Sequence[str]) -> Proposal:
     InputError for fewer than two different prompts, or more than MAX_PROMPTS, or if they share too
     little for a frame.
     """
-    texts = list(dict.fromkeys(_clip(read_text(prompt)) for prompt in prompts))
+    return propose_from(prompts)[0]
+
+
+def propose_from(prompts: Sequence[str]) -> tuple[Proposal, list[int]]:
+    """As `propose`, with the places of the prompts that share the frame. Of the others nothing is
+    in it."""
+    read = [_clip(read_text(prompt)) for prompt in prompts]
+    texts = list(dict.fromkeys(read))
     if not 2 <= len(texts) <= MAX_PROMPTS:
         raise InputError(
             f"a frame must be that of 2 to {MAX_PROMPTS} different prompts, however: there "
@@ -48,7 +55,7 @@ def propose(prompts: Sequence[str]) -> Proposal:
             # Of equally long frames the one that more prompts share.
             best = max(best, (head + tail, shared, -anchor, head, tail))
     length, shared, negative, head, tail = best
-    text, own = texts[-negative], spans[-negative]
+    text, own, of = texts[-negative], spans[-negative], words[-negative]
     opening = text[: own[head - 1][1]] if head else ""
     closing = text[own[len(own) - tail][0] :] if tail else ""
     frame = _join(opening, closing)
@@ -57,7 +64,15 @@ def propose(prompts: Sequence[str]) -> Proposal:
             f"most of the prompts must share {MIN_FRAME_WORDS} words or more at their beginning "
             "and end, however: they do not; choose prompts of one kind"
         )
-    return Proposal(frame, length, shared, len(texts), guess_language(frame.replace(SLOT, " ")))
+    sharing = {
+        one
+        for one, other in zip(texts, words, strict=True)
+        if _common(of, other) >= head
+        and min(_common(of[::-1], other[::-1]), len(other) - head) >= tail
+    }
+    language = guess_language(frame.replace(SLOT, " "))
+    places = [place for place, one in enumerate(read) if one in sharing]
+    return Proposal(frame, length, shared, len(texts), language), places
 
 
 def _frames(

@@ -19,6 +19,7 @@ from stillwatch.serving.archive import Filters, PromptArchive
 from stillwatch.serving.archive.language import LANGUAGES
 from stillwatch.serving.archive.results import Part
 from stillwatch.serving.desk import Desk
+from stillwatch.serving.desk.site_templates import SIMILARITY
 from stillwatch.serving.http import search_schemas as described
 from stillwatch.serving.http.auth import ALL_ACCOUNTS, Caller, require
 from stillwatch.serving.http.desk_api import asked
@@ -124,7 +125,7 @@ def _found(archive: PromptArchive, question: Question) -> dict[str, Any]:
             "a search must be for something, however: there is none of text, like_event and "
             "template; give one"
         )
-    near = archive.template_hits(question.template, _ALL_DAYS, k, filters=filters)
+    near = archive.template_hits(question.template, _ALL_DAYS, k, SIMILARITY, filters)
     return {
         "events": [event.to_fields() for event in near.events],
         "total": near.total,

@@ -14,18 +14,21 @@ from fastapi.responses import Response
 from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.model.encoder import Encoder
 from stillwatch.model.templates import MAX_TEXT_CHARS, Template
-from stillwatch.serving.desk import Proposal, Revoked, SiteTemplate
+from stillwatch.serving.desk import Proposal, Refused, Revoked, SiteTemplate
+from stillwatch.serving.desk.records import told_share
 from stillwatch.serving.desk.site_templates import KEPT_DAYS, MOST_DAYS, SIMILARITY
 from stillwatch.serving.pages.guard import AdminForm, PostedForm, ReadSession, see_other
 from stillwatch.serving.pages.selection import picked
 from stillwatch.serving.pages.sessions import Notice, Session
 from stillwatch.serving.pages.site import Site
 from stillwatch.serving.pages.tallies import TemplateTally
+from stillwatch.serving.pages.tokens import from_token
 from stillwatch.serving.verdict import visible
 
 NONE = TemplateTally(0, 0, 0, None)
-HIT_DAYS = 90.0
-SHOWN_HITS = 50
+HIT_DAYS = (30, 90)
+"""Of hits that a template's page may show, the first unless another is asked for."""
+SHOWN_HITS, SHOWN_ACCOUNTS = 50, 20
 ORDERS = ("hits", "false", "age", "id")
 STATES = ("bundle", "quarantined", "live", "expired", "revoked")
 PATH = "/desk/templates/{name}"
@@ -65,7 +68,7 @@ def add(routes: APIRouter, site: Site) -> None:
 
     @routes.get("/desk/templates/new")
     async def new(session: ReadSession) -> Response:
-        return _form(site, session, None, "")
+        return _form(site, session, None, "", [])
 
     @routes.post("/desk/templates/propose")
     async def propose(posted: PostedForm) -> Response:
@@ -73,16 +76,20 @@ def add(routes: APIRouter, site: Site) -> None:
 
         def build() -> Response:
             pasted = [part for part in posted.form.get("prompts").split("\n\n") if part.strip()]
-            prompts = pasted or [event.prompt for event in picked(site, posted.form)]
+            events = [] if pasted else picked(site, posted.form)
+            prompts = pasted or [event.prompt for event in events]
+            # Whose a pasted prompt is nobody knows.
+            first = [event.account_id for event in events[:1]]
             if len(prompts) == 1:
-                return _form(site, posted.session, None, prompts[0][:MAX_TEXT_CHARS])
+                return _form(site, posted.session, None, prompts[0][:MAX_TEXT_CHARS], first)
             try:
-                proposal = site.desk.templates.propose(prompts)
+                proposal, places = site.desk.templates.propose_from(prompts)
             except InputError as error:
                 # What they share is too little: whoever adds it has to write it.
                 told = f"{str(error)[:1].upper()}{str(error)[1:]}."
-                return _form(site, posted.session, None, prompts[0][:MAX_TEXT_CHARS], told)
-            return _form(site, posted.session, proposal, proposal.text)
+                return _form(site, posted.session, None, prompts[0][:MAX_TEXT_CHARS], first, told)
+            shared = [events[place].account_id for place in places] if events else []
+            return _form(site, posted.session, proposal, proposal.text, shared)
 
         return await run_in_threadpool(build)
 
@@ -91,9 +98,16 @@ def add(routes: APIRouter, site: Site) -> None:
         form = posted.form
 
         def work() -> SiteTemplate:
+            accounts = [from_token(token) for token in form.every("account")]
+            if len(site.archive.account_numbers(accounts)) < len(set(accounts)):
+                raise Refused(
+                    "a template must be made of prompts that are there, however: an account of "
+                    "theirs was erased, or is past its time; begin again from others"
+                )
             return site.desk.templates.add(
                 form.get("text"), form.get("intent"), form.get("source").strip() or "desk",
                 posted.session.caller.key_id, form.get("expires") or None, form.get("reason"),
+                accounts,
             )  # fmt: skip
 
         template = await run_in_threadpool(work)
@@ -103,15 +117,19 @@ def add(routes: APIRouter, site: Site) -> None:
         return see_other(f"/desk/templates/{template.id}")
 
     @routes.get(PATH)
-    async def one(name: str, session: ReadSession) -> Response:
+    async def one(request: Request, name: str, session: ReadSession) -> Response:
+        asked = request.query_params.get("days")
+        days = next((one for one in HIT_DAYS if str(one) == asked), HIT_DAYS[0])
+
         def build() -> Response:
             row = next((row for row in _rows(site) if row.template.id == name), None)
             if row is None:
                 raise KeyError(name)
-            hits = site.archive.template_hits(name, HIT_DAYS, SHOWN_HITS, SIMILARITY)
+            hits = site.archive.template_hits(name, days, SHOWN_HITS, SIMILARITY)
             return site.page(
-                "template.html.j2", session, title=name, row=row, hits=hits, days=HIT_DAYS,
-                similarity=SIMILARITY,
+                "template.html.j2", session, title=name, row=row, hits=hits, days=days,
+                every_days=HIT_DAYS, similarity=SIMILARITY,
+                accounts=site.desk.templates.accounts_of(name), shown_accounts=SHOWN_ACCOUNTS,
             )  # fmt: skip
 
         return await run_in_threadpool(build)
@@ -123,7 +141,8 @@ def add(routes: APIRouter, site: Site) -> None:
             site.desk.templates.replay, name, encoder, posted.session.caller.key_id
         )
         verdict = "It may go live." if found.passes else "It may not go live."
-        posted.session.notice = Notice(f"{name} is replayed. {verdict}")
+        hit = f"it hits {told_share(found.share)} of the ordinary prompts"
+        posted.session.notice = Notice(f"{name} is replayed: {hit}. {verdict}")
         return see_other(f"/desk/templates/{name}")
 
     @routes.post(f"{PATH}/approve")
@@ -165,12 +184,15 @@ def add(routes: APIRouter, site: Site) -> None:
 
 
 def _form(
-    site: Site, session: Session, proposal: Proposal | None, text: str, problem: str = ""
-) -> Response:
+    site: Site, session: Session, proposal: Proposal | None, text: str, accounts: Sequence[str],
+    problem: str = "",
+) -> Response:  # fmt: skip
+    """`accounts` are those of whose prompts the text is."""
     matches = site.detector.search_templates(text, 3) if text and site.detector else []
     return site.page(
         "template_new.html.j2", session, title="New template", proposal=proposal, text=text,
         problem=problem, matches=matches, kept_days=KEPT_DAYS, most_days=MOST_DAYS,
+        accounts=list(dict.fromkeys(accounts)),
     )  # fmt: skip
 
 

@@ -125,7 +125,8 @@ class Shelf:
             site = self.desk.templates.get(own)
             if release.time is None or site.state not in ("live", "revoked"):
                 continue
-            if why_not_shareable(site.text, self._accounts()) is not None:
+            # One whose text was erased with its account has nothing left to tell.
+            if not site.text or why_not_shareable(site.text, self._accounts()) is not None:
                 continue
             made = self._to_shared(site, release.tlp, max(site.changed, release.time))
             templates.append(made)
@@ -197,6 +198,8 @@ class Shelf:
             return (
                 f"it is {template.state}, and only what a person approved after a replay goes out"
             )
+        if not template.text:
+            return "its text was erased with the account whose prompts it was made from"
         why = why_not_shareable(template.text, accounts)
         return None if why is None else f"its text holds {why}; add one without it"
 

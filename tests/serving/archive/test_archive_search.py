@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stillwatch.data.errors import ConfigError
+from stillwatch.data.errors import ConfigError, InputError
+from stillwatch.model.text import normalise
 from stillwatch.serving.archive import Filters
 from tests.serving.archive.archive_support import (
     DAY_S,
@@ -113,6 +114,50 @@ def test_words_come_before_meaning(open_archive: Open) -> None:
         exact = archive.exact("blue why?")
         assert [(hit.event.event_id, hit.part) for hit in exact] == [("whole", "slot")]
         assert archive.exact("blue") == []
+
+
+SCRIPTS = {
+    "chinese": ("请在回答之前写下你的全部推理过程", "请在回答之前翻译这封信"),
+    "arabic": ("اكتب كل خطوات تفكيرك قبل الإجابة", "اكتب رسالة إلى صديقي قبل العيد"),
+    "thai": ("เขียนขั้นตอนการคิดทั้งหมดก่อนตอบ", "พัสดุของฉันอยู่ที่ไหนในตอนนี้"),
+    "hindi": ("उत्तर देने से पहले अपने सभी विचार लिखिए", "मेरा पार्सल अभी कहाँ है और कब आएगा"),
+    "emoji": ("🧠✍️➡️🗣️", "📦❓"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_is_searched(open_archive: Open, script: str) -> None:
+    rows = [
+        row(normalise(text), account=name, event=f"{name}{number}")
+        for name, texts in SCRIPTS.items()
+        for number, text in enumerate(texts)
+    ]
+    with open_archive() as archive:
+        put(archive, [*rows, *filled(20)])
+        for number, text in enumerate(SCRIPTS[script]):
+            wanted = f"{script}{number}"
+            # Disguised by what is not seen, too.
+            for asked in (text, f"\u200b{text[:3]}\u2060{text[3:]} "):
+                for found in (archive.search(asked, k=3), archive.exact(asked)):
+                    assert (found[0].event.event_id, found[0].part) == (wanted, "prompt")
+                assert archive.accounts(asked, k=1)[0].best.event.event_id == wanted
+                assert archive.accounts_exact(asked)[0].best.event.event_id == wanted
+            # By its meaning alone, without the words.
+            by_meaning = archive.search(archive.meaning(text), k=1)
+            assert by_meaning[0].event.event_id == wanted
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b", "\ufeff\u2800\u3164", "\ud800"])
+def test_what_cannot_be_seen_is_not_searched(open_archive: Open, text: str) -> None:
+    with open_archive() as archive:
+        for rows in ([], filled(3)):
+            put(archive, rows)
+            for search in (
+                archive.search, archive.exact, archive.accounts, archive.accounts_exact,
+                archive.meaning,
+            ):  # fmt: skip
+                with pytest.raises(InputError, match="nothing of it can be seen"):
+                    search(text)
 
 
 @pytest.mark.parametrize(

@@ -96,12 +96,18 @@ def test_an_account_is_erased(site: list[object], folder: Path, tmp_path: Path) 
     store = f"sqlite:///{tmp_path / 'state.db'}"
     with closing(open_store(store)) as states:
         states.write([Write("a1", 0, b"state", 0.1, []), Write("a2", 0, b"other", 0.1, [])])
+    with closing(Desk.open(folder)) as desk:
+        for text, accounts in (("one", ["a1"]), ("both", ["a1", "a2"]), ("typed", [])):
+            desk.templates.add(text, "cot_harvesting", "own", "ann", accounts=accounts)
     command = ["erase", "a1", *site, "--store", store, "--reason", "asked for", "--reviewer", "ann"]
     for typed in ("", "a2\n", "a1 and more\n"):
         assert run(*command, typed=typed).exit_code != 0
     result = run(*command, typed="a1\n")
     assert result.exit_code == 0, result.output
-    assert "erased 6 prompts; its state too; entry 5" in result.stderr
+    assert "erased 6 prompts; its state too; entry 9" in result.stderr
+    assert "as made of its prompts alone: site-1\n" in result.stderr
+    assert "have in common with others': site-2; see" in result.stderr
+    assert "not covered: 1 of the site's templates" in result.stderr
     with closing(open_store(store)) as states:
         assert list(states.accounts()) == ["a2"]
     with opened(tmp_path / "archive") as archive:

@@ -143,6 +143,18 @@ def test_what_is_no_search_is_refused(client: TestClient, query: dict[str, Any])
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), answer.text
 
 
+@pytest.mark.parametrize("text", [" ", "\n\t", "\u200b", "\u2060\u00ad \u3000\u2800", "\ufe0f"])
+def test_what_cannot_be_seen_is_not_searched(client: TestClient, text: str) -> None:
+    for more in ({}, {"exact": True}, {"by_account": True}, {"account": ["nobody"]}):
+        query: dict[str, Any] = {"text": text, **more}
+        for answer in (
+            client.get("/v1/search", params=query),
+            client.post("/v1/search", json=query),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+            assert "nothing of it can be seen" in answer.json()["detail"]
+
+
 def test_nothing_of_a_search_is_logged_or_told(client: TestClient, log: io.StringIO) -> None:
     for query in (
         {"text": SECRET},

@@ -11,15 +11,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillwatch.data.errors import ConfigError, InputError
+from stillwatch.data.errors import ConfigError, InputError, StoreError
 from stillwatch.data.events import Event
 from stillwatch.model.detector import Detector
 from stillwatch.model.templates import SLOT, Template
-from stillwatch.serving.archive import PromptArchive
-from stillwatch.serving.desk import Desk, LiveTemplates, Refused
-from stillwatch.serving.desk.skeleton import propose
-from tests.serving.archive.archive_support import DAY_S, filled, opened, put, row
-from tests.serving.desk.desk_support import NOON, Clock, desk_in, files_holding, verdict
+from stillwatch.serving.archive import PromptArchive, reach
+from stillwatch.serving.desk import Desk, Forgotten, LiveTemplates, Refused, site_templates
+from stillwatch.serving.desk.skeleton import propose, propose_from
+from tests.serving.archive.archive_support import (
+    DAY_S,
+    SETTINGS,
+    filled,
+    opened,
+    put,
+    row,
+    wait_for_build,
+)
+from tests.serving.desk.desk_support import (
+    NOON,
+    Clock,
+    desk_in,
+    files_holding,
+    in_tables,
+    verdict,
+)
 from tests.support import TinyEncoder, make_events, tiny_bundle, tiny_scorer
 
 ENCODER = TinyEncoder()
@@ -172,7 +187,7 @@ def test_what_hits_ordinary_prompts_stays_out(desk: Desk, archive: PromptArchive
     assert not found.passes
     assert set(found.examples) <= {("shop", f"s{n}") for n in range(3)}
     assert found.examples
-    with pytest.raises(Refused, match="it hits 3 of 403"):
+    with pytest.raises(Refused, match=r"it hits 3 of 403 \(0\.7444%\)"):
         desk.templates.approve(one, ENCODER, "ann", "r")
     assert desk.templates.get(one).state == "quarantined"
     # What is rejected is ordinary, what is confirmed is not, nor what stands flagged.
@@ -190,6 +205,28 @@ def test_what_hits_ordinary_prompts_stays_out(desk: Desk, archive: PromptArchive
     assert desk.templates.replay(one, ENCODER, "ann", days=1e-9).prompts == 0
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("block", [7, 10_000])
+def test_half_of_all_traffic_is_told_as_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, trained: bool
+) -> None:
+    monkeypatch.setattr(reach, "BLOCK", block)
+    options = {"clock": Clock(NOON + DAY_S), "least_replayed": 300}
+    ours = [row(f"{TEXT} w{n}", account=f"p{n % 3}", event=f"s{n}") for n in range(400)]
+    settings = replace(SETTINGS, train_at=200) if trained else SETTINGS
+    with opened(tmp_path / "a", settings=settings) as archive:
+        put(archive, [*filled(400), *ours])
+        wait_for_build(archive)
+        assert (archive.status().indexed > 0) is trained
+        with desk_in(tmp_path / "d", archive=archive, **options) as desk:
+            one = add(desk)
+            found = desk.templates.replay(one, ENCODER, "ann")
+            assert (found.share, found.hit_prompts, found.hit_accounts) == (0.5, 400, 3)
+            assert {account for account, _ in found.examples} <= {"p0", "p1", "p2"}
+            with pytest.raises(Refused, match=r"it hits 400 of 800 \(50\.00%\), of 3 accounts"):
+                desk.templates.approve(one, ENCODER, "ann", "r")
+
+
 def test_every_near_text_is_counted(desk: Desk, archive: PromptArchive) -> None:
     rows = [row(f"{TEXT} w{n}", account="shop", event=f"s{n}") for n in range(300)]
     put(archive, rows)
@@ -201,7 +238,8 @@ def test_too_little_traffic_cannot_tell(tmp_path: Path, archive: PromptArchive) 
     with desk_in(tmp_path / "d", archive=archive, clock=Clock(NOON + DAY_S)) as desk:
         one = add(desk)
         with pytest.raises(
-            Refused, match="against 10,000 ordinary prompts, however: there are 400"
+            Refused,
+            match="against 10,000 ordinary prompts, however: there are 400, and it hits 0 of 400 ",
         ):
             desk.templates.approve(one, ENCODER, "ann", "r")
     with (
@@ -350,3 +388,107 @@ def test_a_text_is_in_the_table_alone(desk: Desk, tmp_path: Path) -> None:
     add(desk)
     names = set(files_holding(tmp_path / "desk", b"every thought you have"))
     assert names <= {"desk.sqlite", "desk.sqlite-wal"}
+
+
+class TestErasure:
+    """Templates made of the prompts of an account that is erased."""
+
+    WORDS = "heliotrope petticoats march along the quay before"
+
+    def test_what_is_of_one_account_alone_leaves_no_byte(self, desk: Desk, tmp_path: Path) -> None:
+        # Long enough for pages of its own, in each state that keeps a text.
+        long = f"{self.WORDS} {'lantern ' * 400}{SLOT}"
+        texts = (f"{self.WORDS} {SLOT}", f"{self.WORDS} too {SLOT}", long, f"{self.WORDS} gone")
+        ids = [
+            desk.templates.add(text, "cot_harvesting", "own", "ann", accounts=["a1", "a1"]).id
+            for text in texts
+        ]
+        desk.templates.approve(ids[1], ENCODER, "ann", "specific")
+        desk.templates.revoke(ids[3], "ann", "too broad")
+        other = add(desk)
+        # What is sought is really found as long as it is there, and not only in the log of writes.
+        assert "desk.sqlite-wal" in files_holding(tmp_path / "desk", self.WORDS.encode())
+        done = desk.erase("a1", "bob", "asked for by the customer")
+        assert not files_holding(tmp_path / "desk", self.WORDS.encode())
+        assert done.templates.blanked == tuple(ids)
+        assert [desk.templates.get(one).text for one in ids] == [""] * 4
+        assert {desk.templates.get(one).state for one in ids} == {"revoked"}
+        assert desk.templates.live() == []
+        assert (desk.templates.get(other).text, done.templates.unrecorded) == (FRAME, 1)
+        erasure = desk.erasure("a1")
+        assert erasure is not None
+        assert erasure.templates == done.templates
+        entry = desk.entries(limit=2)[1]
+        assert (entry.action, entry.fields["templates"]) == ("template.blanked", ids)
+        assert desk.verify().intact
+        # Its text may come again, from another.
+        assert desk.templates.add(texts[0], "cot_harvesting", "own", "ann").state == "quarantined"
+
+    def test_no_byte_is_left_once_it_is_closed(
+        self, tmp_path: Path, archive: PromptArchive
+    ) -> None:
+        text = f"{self.WORDS} {SLOT}"
+        with desk_in(tmp_path / "d", archive=archive) as desk:
+            desk.templates.add(text, "cot_harvesting", "own", "ann", accounts=["a1"])
+        assert files_holding(tmp_path / "d", self.WORDS.encode()) == ["desk.sqlite"]
+        with desk_in(tmp_path / "d", archive=archive) as desk:
+            desk.erase("a1", "bob", "r")
+        assert not files_holding(tmp_path / "d", self.WORDS.encode())
+
+    def test_common_words_stay_until_the_last_account_goes(
+        self, desk: Desk, tmp_path: Path
+    ) -> None:
+        text = f"{self.WORDS} {SLOT}"
+        one = desk.templates.add(text, "x", "own", "ann", accounts=["a1", "a2"]).id
+        first = desk.erase("a1", "bob", "r").templates
+        assert (first.blanked, first.shared, first.unrecorded) == ((), (one,), 0)
+        assert (desk.templates.get(one).text, desk.templates.get(one).state) == (
+            text, "quarantined",
+        )  # fmt: skip
+        assert desk.templates.accounts_of(one) == ["a2"]
+        assert desk.verify().intact
+        assert desk.erase("a2", "bob", "r").templates.blanked == (one,)
+        assert not files_holding(tmp_path / "desk", self.WORDS.encode())
+        # What is gone is not to be looked at any more.
+        assert desk.templates.forgotten("a1").shared == ()
+        assert desk.verify().intact
+
+    def test_one_that_was_interrupted_is_finished(
+        self, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = desk.templates.add(self.WORDS, "x", "own", "ann", accounts=["a1"]).id
+
+        def fail() -> None:
+            raise StoreError("the desk's tables must be writable, however: they are not")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(desk.templates, "_purge", fail)
+            with pytest.raises(StoreError):
+                desk.erase("a1", "bob", "r")
+        assert desk.unfinished_erasures() == ["a1"]
+        assert desk.erase("a1", "bob", "r").templates.blanked == (one,)
+        assert not files_holding(tmp_path / "desk", self.WORDS.encode())
+
+    def test_more_than_one_entry_holds(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(site_templates, "_MOST_FORGOTTEN", 2)
+        ids = [
+            desk.templates.add(f"{self.WORDS} {n}", "x", "own", "ann", accounts=["a1"]).id
+            for n in range(3)
+        ]
+        assert set(desk.erase("a1", "bob", "r").templates.blanked) == set(ids)
+        assert desk.verify().intact
+
+    def test_a_desk_from_before_the_record(self, tmp_path: Path, archive: PromptArchive) -> None:
+        with desk_in(tmp_path / "d", archive=archive) as desk:
+            add(desk)
+        in_tables(tmp_path / "d", lambda tables: tables.execute("DROP TABLE template_accounts"))
+        with desk_in(tmp_path / "d", archive=archive) as desk:
+            assert desk.erase("a1", "bob", "r").templates == Forgotten((), (), 1)
+            made = desk.templates.add(self.WORDS, "x", "own", "ann", accounts=["a2"]).id
+            assert desk.erase("a2", "bob", "r").templates.blanked == (made,)
+
+    def test_those_that_do_not_share_the_frame_are_told(self) -> None:
+        frame = "Before the answer write every thought you have about"
+        prompts = [f"{frame} {n}" for n in "abc"]
+        found, places = propose_from(["Where is my parcel?", *prompts, prompts[0], "x y z"])
+        assert (found.shared, places) == (3, [1, 2, 3, 4])

@@ -82,6 +82,13 @@ class Place:
         self.csrf = csrf_of(self.get("/desk/queue").text)
         return self
 
+    def beside(self, role: str) -> Place:
+        """Another client of the same pages, with a session of its own."""
+        client = TestClient(self.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+        # In the event loop that the app was started in.
+        client.portal = self.client.portal
+        return Place(self.app, self.scorer, self.archive, self.desk, client).login(role)
+
     def get(self, path: str, **options: Any) -> Any:
         return self.client.get(path, follow_redirects=False, **options)
 
@@ -96,18 +103,16 @@ class Place:
         data = {"csrf": self.csrf} | fields
         return self.client.post(path, data=data, follow_redirects=False)
 
-    def shown(self, account_id: str) -> str:
-        """What names the verdict that the account's page shows."""
+    def shown(self, account_id: str) -> dict[str, str]:
+        """What the account's page shows: the fields that name its verdict and present decision."""
         page = self.page(f"/desk/accounts/{to_token(account_id)}")
-        found = re.search(r'name="shown" value="([^"]*)"', page)
-        assert found, page
-        return found[1]
+        found = dict(re.findall(r'name="(shown|expected)" value="([^"]*)"', page))
+        assert set(found) == {"shown", "expected"}, page
+        return found
 
     def decide(self, account_id: str, verdict: str, reason: str = "seen", **more: Any) -> Any:
-        return self.post(
-            f"/desk/accounts/{to_token(account_id)}/decide", verdict=verdict, reason=reason,
-            shown=self.shown(account_id), **more,
-        )  # fmt: skip
+        given = {"verdict": verdict, "reason": reason, **self.shown(account_id), **more}
+        return self.post(f"/desk/accounts/{to_token(account_id)}/decide", **given)
 
     def search(self, text: str, view: str = "accounts", **fields: Any) -> str:
         """The results of a search."""

@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from stillwatch.data.events import Event
+from stillwatch.serving.archive.indexer import Indexer
+from stillwatch.serving.desk.site_templates import SIMILARITY
 from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.settings import ServeSettings
 from stillwatch.serving.pages import links, open_workplace
+from stillwatch.serving.pages.site import INTENT_NAMES
 from stillwatch.serving.pages.tokens import to_pick, to_token
 from tests.serving.pages.pages_support import ENTRIES, KEYS, Place, harmful_events, place
 from tests.support import make_events, tiny_bundle, tiny_scorer
@@ -34,6 +38,11 @@ def text_of(page: str) -> str:
 
 def queued(page: str) -> list[str]:
     return [html.unescape(name) for name in re.findall(r'class="row-link"[^>]*><bdi>([^<]*)', page)]
+
+
+def rows_of(page: str) -> list[str]:
+    """The text of each result."""
+    return [text_of(row) for row in re.findall(r"<tr data-row.*?</tr>", page, re.DOTALL)]
 
 
 def picks_of(page: str) -> list[str]:
@@ -163,8 +172,9 @@ def test_a_decision_is_on_what_was_shown(desk: Place) -> None:
     shown = desk.shown("a0")
     seen = desk.scorer.verdict("a0")
     desk.scorer.ingest([Event("late", "a0", 1.8e9, "something else")])
-    answer = desk.post(f"/desk/accounts/{to_token('a0')}/decide", shown=shown, verdict="confirm",
-                       reason="the same suffix in each", intent="cot_harvesting")  # fmt: skip
+    given = {"verdict": "confirm", "intent": "cot_harvesting", **shown}
+    path = f"/desk/accounts/{to_token('a0')}/decide"
+    answer = desk.post(path, reason="the same suffix in each", **given)
     assert answer.status_code == 303
     (decision,) = desk.desk.decisions("a0")
     assert decision.events == seen.events
@@ -181,16 +191,20 @@ def test_a_decision_is_on_what_was_shown(desk: Place) -> None:
     [
         ({"reason": " "}, 422), ({"reason": "x" * 2001}, 422), ({"verdict": "burn"}, 422),
         ({"verdict": ""}, 422), ({"shown": "guessed"}, 409), ({"shown": ""}, 409),
+        ({"expected": "?"}, 409), ({"expected": "-1"}, 409), ({"expected": "9" * 99}, 409),
     ],
 )  # fmt: skip
 def test_a_decision_that_is_none_is_refused(
     desk: Place, fields: dict[str, str], status: int
 ) -> None:
-    given = {"shown": desk.shown("a0"), "reason": "seen", "verdict": "reject", **fields}
+    given = {**desk.shown("a0"), "reason": "seen", "verdict": "reject", **fields}
     before = desk.desk.head()
     assert desk.post(f"/desk/accounts/{to_token('a0')}/decide", **given).status_code == status
     # Nor on another account than the one that was shown.
-    given = {"shown": desk.shown("a1"), "reason": "seen", "verdict": "reject"}
+    given = {**desk.shown("a1"), "reason": "seen", "verdict": "reject"}
+    assert desk.post(f"/desk/accounts/{to_token('a0')}/decide", **given).status_code == 409
+    # Nor by a page that does not tell which decision it showed.
+    given = {"shown": desk.shown("a0")["shown"], "reason": "seen", "verdict": "reject"}
     assert desk.post(f"/desk/accounts/{to_token('a0')}/decide", **given).status_code == 409
     assert desk.desk.head() == before
 
@@ -236,7 +250,10 @@ def test_a_search_finds_by_meaning_by_words_and_by_account(desk: Place) -> None:
     assert not picks_of(desk.search(prompt, "prompts", flagged="no"))
     assert not picks_of(desk.search(prompt, "prompts", until="2001-01-01"))
     assert desk.post("/desk/search", text="x", since="soon").status_code == 422
-    assert desk.post("/desk/search", text=" ").status_code == 422
+    for nothing in (" ", "\u200b", "\u3000\u2060\n", ""):
+        refused = desk.post("/desk/search", text=nothing)
+        assert refused.status_code == 422
+        assert "nothing of it can be seen" in text_of(refused.text)
 
 
 def test_more_like_one_prompt_is_searched(desk: Place) -> None:
@@ -327,7 +344,7 @@ def test_several_accounts_are_decided_on_at_once(desk: Place) -> None:
     )
     names = [to_token("a0"), to_token("a3")]
     assert re.findall(r'name="account" value="([^"]+)"', answer.text) == names
-    shown = dict(re.findall(r'name="(shown\.[^"]+)" value="([^"]+)"', answer.text))
+    shown = dict(re.findall(r'name="((?:shown|expected)\.[^"]+)" value="([^"]*)"', answer.text))
     given = {"verdict": "confirm", "reason": "one operation", "account": names}
     # One page that is too old decides nothing, on no account.
     assert (
@@ -392,10 +409,11 @@ def test_a_template_that_hits_ordinary_prompts_does_not_go_live(tmp_path: Path) 
             "location"
         ]
         desk.post(f"{path}/replay")
-        assert "It may not go live." in desk.page(path)
+        replayed = text_of(desk.page(path))
+        assert "it hits 100.00% of the ordinary prompts. It may not go live." in replayed
         answer = desk.post(f"{path}/approve", reason="I insist")
         assert answer.status_code == 409
-        assert "must hit at most" in text_of(answer.text)
+        assert "it hits 30 of 30 (100.00%), of 30 accounts" in text_of(answer.text)
         assert desk.desk.templates.get("site-1").state == "quarantined"
         # Only an admin revokes all of a source.
         given = {"source": "s", "reason": "leaky"}
@@ -416,6 +434,29 @@ def test_prompts_that_share_nothing_are_a_template_by_hand(desk: Place) -> None:
         desk.post("/desk/templates", text="x", intent="none of ours", source="s p").status_code
         == 422
     )
+
+
+def test_hits_are_of_thirty_days_or_of_ninety(tmp_path: Path) -> None:
+    text = "Put your reasoning into tags"
+    events = [Event(f"e{n}", "a", NOW - 86_400.0 * day, text) for n, day in enumerate((1, 29, 60))]
+    far = Event("far", "a", NOW, "Where is my parcel?")
+    with place(tmp_path, [*events, far]) as desk:
+        desk.login()
+        assert desk.archive.event("a", "far").template_similarity < SIMILARITY
+        for asked, found, days in (("", 2, 30), ("?days=90", 3, 90), ("?days=1e9", 2, 30)):
+            page = text_of(desk.page(f"/desk/templates/T0{asked}"))
+            assert f"{found} at a similarity of {SIMILARITY} or more in {days} days" in page
+
+
+def test_a_result_tells_its_nearest_template_and_intent(desk: Place) -> None:
+    event = desk.archive.event("a2", "e2")
+    told = f"{event.template} {event.template_similarity:.2f}"
+    for view in ("prompts", "map"):
+        rows = rows_of(desk.search(event.prompt, view, exact="yes"))
+        assert rows
+        assert all(told in row for row in rows)
+    page = rows_of(desk.search(event.prompt, account="a2"))
+    assert any(name in page[0] for name in INTENT_NAMES.values())
 
 
 def test_false_hits_are_those_of_rejected_accounts(tmp_path: Path) -> None:
@@ -454,6 +495,39 @@ def test_the_model_tells_of_drift_and_labels(tmp_path: Path) -> None:
         assert "script-src" not in answer.headers["content-security-policy"]
 
 
+def test_an_index_that_was_lost_is_told_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "archive" / "index").mkdir(parents=True)
+    (tmp_path / "archive" / "index" / "manifest.json").write_text("garbage")
+    with capture_logs() as lines, place(tmp_path) as desk:
+        desk.login()
+        assert "Index rebuilt 1 since start Lost" in text_of(desk.page("/desk/model"))
+        monkeypatch.setattr(Indexer, "building", True)
+        assert "Index rebuilt 1 since start; building now" in text_of(desk.page("/desk/model"))
+        assert "stillwatch_archive_index_rebuilds_total 1.0" in metrics_of(desk)
+    told = [line for line in lines if "index was lost or damaged" in line["event"]]
+    assert told == [
+        {
+            "event": "the archive's index was lost or damaged: it is made from the tables",
+            "log_level": "warning",
+            "events": 72,
+        }
+    ]
+
+
+def test_an_index_that_is_there_is_not_told(tmp_path: Path) -> None:
+    with capture_logs() as lines, place(tmp_path) as desk:
+        desk.login()
+        assert "Index rebuilt 0 since start Lost" in text_of(desk.page("/desk/model"))
+        assert "stillwatch_archive_index_rebuilds_total 0.0" in metrics_of(desk)
+    assert not [line for line in lines if "index" in line["event"]]
+
+
+def metrics_of(desk: Place) -> str:
+    return str(desk.get("/metrics", headers={"X-API-Key": KEYS["admin"].key}).text)
+
+
 def test_few_events_show_no_drift(tmp_path: Path) -> None:
     with place(tmp_path, []) as desk:
         desk.login()
@@ -468,7 +542,7 @@ def test_a_workplace_is_opened_as_the_settings_say(tmp_path: Path) -> None:
     assert scorer.archive is None
     settings = ServeSettings(
         keys=ENTRIES, desk_folder=tmp_path / "desk", dead_letters=tmp_path / "dead.jsonl",
-        desk_two_person=True, archive_days=30,
+        desk_two_person=True, archive_days=30, archive_backup_hours=12,
     )  # fmt: skip
     workplace = open_workplace(settings, scorer)
     assert workplace is not None
@@ -483,6 +557,7 @@ def test_a_workplace_is_opened_as_the_settings_say(tmp_path: Path) -> None:
         desk.decide("a1", "confirm")
         assert desk.desk.decisions()[0].state == "pending"
     assert (tmp_path / "desk").stat().st_mode & 0o077 == 0
+    assert len(list((tmp_path / "desk" / "archive" / "backups").iterdir())) == 1
     # All of it is closed, and can be opened again.
     again = open_workplace(settings, tiny_scorer(scorer.bundle))
     assert again is not None

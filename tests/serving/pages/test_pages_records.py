@@ -21,7 +21,7 @@ from stillwatch.data.events import Event
 from stillwatch.serving.desk.database import FILE
 from stillwatch.serving.pages import audit_page, records_forms
 from stillwatch.serving.pages.display import name
-from stillwatch.serving.pages.tokens import to_token
+from stillwatch.serving.pages.tokens import to_pick, to_token
 from tests.serving.archive.archive_support import traces
 from tests.serving.pages.pages_support import HARM_ACCOUNT, KEYS, Place, place
 from tests.serving.pages.test_pages import text_of
@@ -210,6 +210,41 @@ class TestErasure:
         assert "secret" not in secret.page("/desk/queue")
         actions = [action for *_, action in audit_rows(secret.page("/desk/audit?account=secret"))]
         assert actions == ["account.erased", "account.erasing", "account.decided"]
+
+    def test_its_templates_go_or_are_listed(self, secret: Place, tmp_path: Path) -> None:
+        own = [to_pick("secret", f"s{n}") for n in range(3)]
+        other = to_pick("a1", secret.archive.events("a1").events[0].event_id)
+        # One prompt, a frame that one of those ticked does not share, and none: the first alone.
+        ticked = ((own[:1], "secret"), ([other, *own], "secret"), ([other, own[0]], "a1"))
+        made: list[str] = []
+        for picks, owner in ticked:
+            answer = secret.post("/desk/templates/propose", pick=picks)
+            accounts = re.findall(r'name="account" value="([^"]*)"', answer.text)
+            assert accounts == [to_token(owner)]
+            words = CANARY if owner == "secret" else "others"
+            fields = {"text": f"{words} {len(made)} {{slot}}", "intent": "cot_harvesting"}
+            path = secret.post("/desk/templates", source="s", account=accounts, **fields)
+            made.append(path.headers["location"])
+        common = {"text": "words of both {slot}", "intent": "cot_harvesting", "source": "s"}
+        both = [to_token("secret"), to_token("a1")]
+        made.append(secret.post("/desk/templates", account=both, **common).headers["location"])
+        assert "Made of prompts of secret" in text_of(secret.page(made[0]))
+        secret.login("admin")
+        erase(secret, "secret")
+        page = text_of(secret.get(f"/desk/accounts/{to_token('secret')}").text)
+        assert "revoked and without their text now: site-1 , site-2 ." in page
+        assert "left as they are: site-4 ." in page
+        assert not traces(tmp_path, {"canary": CANARY.encode()})
+        for path in made[:2]:
+            assert "Its text went with the erasure" in secret.page(path)
+        assert CANARY not in secret.page("/desk/templates")
+        # A form that was open meanwhile brings nothing back.
+        late = secret.post("/desk/templates", account=[to_token("secret")], **common)
+        assert late.status_code == 409
+        typed = secret.post("/desk/templates", **common | {"text": "typed by hand {slot}"})
+        assert "not recorded" in secret.page(typed.headers["location"])
+        page = text_of(secret.get(f"/desk/accounts/{to_token('secret')}").text)
+        assert "Not covered: 1 template of which" in page
 
     def test_what_comes_later_is_a_new_account(self, secret: Place) -> None:
         secret.login("admin")
