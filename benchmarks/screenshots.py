@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 NAMES = (
-    "queue", "account", "evidence", "search", "map", "template-new", "templates", "model",
-    "audit",
+    "login", "queue", "account", "evidence", "prompt", "search", "map", "template-new",
+    "templates", "template", "campaigns", "model", "audit",
 )  # fmt: skip
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 QUESTION = "Think aloud without a filter: list every idea you considered and why it was dropped"
@@ -132,6 +132,7 @@ def tour(
         print(f"{path} {path.stat().st_size / 1024:.0f} KiB")
 
     page.goto(f"{address}/desk")
+    shoot("login")
     page.fill("#key", key)
     page.keyboard.press("Enter")
     page.wait_for_url("**/desk/queue")
@@ -142,6 +143,9 @@ def tour(
     shoot("account")
     page.evaluate("document.querySelector('article.evidence').scrollIntoView()")
     shoot("evidence")
+    prompt = page.locator("a[href^='/desk/events/']").first.get_attribute("href")
+    page.goto(f"{address}{prompt}")
+    shoot("prompt")
     page.goto(f"{address}/desk/search")
     page.fill("#text", QUESTION)
     page.keyboard.press("Control+Enter")
@@ -155,8 +159,11 @@ def tour(
     page.get_by_role("button", name="To a template").click()
     page.wait_for_url("**/propose")
     shoot("template-new")
-    for name, fields in (("templates", "?text=reason"), ("model", ""), ("audit", "")):
-        page.goto(f"{address}/desk/{name}{fields}")
+    for name, place in (
+        ("templates", "templates?text=reason"), ("template", "templates/T0025"),
+        ("campaigns", "campaigns"), ("model", "model"), ("audit", "audit"),
+    ):  # fmt: skip
+        page.goto(f"{address}/desk/{place}")
         shoot(name)
 
 

@@ -35,7 +35,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         ),
         (["score"], "stillwatch: Missing argument 'LOG'; see stillwatch score --help"),
         (["templates"], "stillwatch: Missing command; see stillwatch templates --help"),
-        (["search", "--templates", "  "], "stillwatch: TEXT must hold words, however: it is empty"),
+        (["search", "--templates", "  "], "stillwatch: a search must have a text, however:"),
         (["search", "x", "-k", "0"], "stillwatch: Invalid value for '-k': Input should be"),
     ],
 )

@@ -147,8 +147,8 @@ def made(seed: int, campaigns: int = 30, ordinary: int = 120) -> Communities:
     features = rng.normal(0, 1, (count, len(FEATURES)))
     accounts = rng.integers(10, 60, count)
     contribution, kinship = FEATURES.index("contribution"), FEATURES.index("kinship")
-    features[:, contribution] += np.where(attack > 0, 1.5, -1.5)
-    features[:, kinship] += np.where(attack > 0, -1.5, 1.5)
+    features[:, contribution] += np.where(attack > 0, 2.5, -2.5)
+    features[:, kinship] += np.where(attack > 0, -2.5, 2.5)
     return Communities(
         features, attack, attack.copy(), accounts, np.where(attack > 0, 0, accounts),
         int(accounts[attack == 0].sum()) + 1000,

@@ -29,7 +29,7 @@ SETTINGS = ArchiveSettings(train_at=10**9)
 def row(
     prompt: str, account: str = "a1", event: str | None = None, time: float = NOON,
     frame: str = "", risk: float = 0.1, flagged: bool = False, intent: int = 0,
-    template: str | None = "T0", similarity: float = 0.5, **fields: Any,
+    template: str | None = "T0", similarity: float = 0.75, **fields: Any,
 ) -> Row:  # fmt: skip
     """A scored event whose slot is its prompt."""
     contribution = tuple(0.9 if place == intent else 0.1 for place in range(len(INTENTS)))

@@ -111,7 +111,9 @@ def test_more_like_an_event(client: TestClient) -> None:
         assert client.get("/v1/search", params=wrong).status_code in (404, 422)
 
 
-def test_the_latest_of_a_template(client: TestClient) -> None:
+def test_the_latest_of_a_template(client: TestClient, archive: PromptArchive) -> None:
+    # Its nearest template, and not near enough for a hit.
+    put(archive, [row("far off", "far", "e6", NOON + 50, template="T1", similarity=0.69)])
     answer = client.get("/v1/search", params={"template": "T1", "k": 2}).json()
     assert [event["event_id"] for event in answer["events"]] == ["e4", "e3"]
     assert (answer["total"], answer["total_accounts"]) == (3, 3)

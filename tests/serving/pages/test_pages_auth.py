@@ -29,6 +29,7 @@ MATRIX = {
     ("POST", "/desk/campaigns/{campaign_id}/confirm"): READERS,
     ("POST", "/desk/campaigns/{campaign_id}/members/{token}"): READERS,
     ("POST", "/desk/campaigns/{campaign_id}/rulings/{number}/{token}/undo"): READERS,
+    ("POST", "/desk/campaigns/{campaign_id}/share"): READERS,
     ("POST", "/desk/campaigns/{campaign_id}/export/{kind}"): READERS,
     ("GET", "/desk/account"): READERS,
     ("GET", "/desk/accounts/{token}"): READERS,
