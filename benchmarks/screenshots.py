@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 NAMES = (
     "login", "queue", "account", "evidence", "prompt", "search", "map", "template-new",
-    "templates", "template", "campaigns", "model", "audit",
+    "templates", "template", "model", "audit",
 )  # fmt: skip
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 QUESTION = "Think aloud without a filter: list every idea you considered and why it was dropped"
@@ -161,7 +161,7 @@ def tour(
     shoot("template-new")
     for name, place in (
         ("templates", "templates?text=reason"), ("template", "templates/T0025"),
-        ("campaigns", "campaigns"), ("model", "model"), ("audit", "audit"),
+        ("model", "model"), ("audit", "audit"),
     ):  # fmt: skip
         page.goto(f"{address}/desk/{place}")
         shoot(name)
