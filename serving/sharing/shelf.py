@@ -32,14 +32,19 @@ FOREIGN = ("taxii:", "file:")
 """Beginnings of the sources of what came from others: theirs to share, not ours."""
 PAGE = 500
 """Entries of the audit log read at a time."""
+ERASED = "(erased) {slot}"
+"""In place of the text of a template that went with an account: peers have to learn that it is
+revoked, and an indicator must have a pattern."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """That a template is shared: under which marking and since when, None for a file alone."""
+    """That a template is shared: under which marking and since when, None for a file alone;
+    `object_id` is its STIX id, "" in entries that are older than erasures of templates."""
 
     tlp: Tlp
     time: float | None
+    object_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Shelf:
             self._check(one)
         told = {
             "templates": [one.id for one in chosen], "tlp": tlp.value,
-            "reason": check_reason(reason),
+            "objects": [self._object_id(one) for one in chosen], "reason": check_reason(reason),
         }  # fmt: skip
         self.desk.record(RELEASED, reviewer, told)
         return chosen
@@ -120,15 +125,13 @@ class Shelf:
 
     def objects(self) -> list[dict[str, Any]]:
         """STIX objects for peers: what `share` and `share_campaign` chose."""
-        templates, local = [], {}
+        templates, local, accounts = [], {}, self._accounts()
         for own, release in self.released().items():
             site = self.desk.templates.get(own)
-            if release.time is None or site.state not in ("live", "revoked"):
+            if release.time is None or self._why_not(site, accounts, release) is not None:
                 continue
-            # One whose text was erased with its account has nothing left to tell.
-            if not site.text or why_not_shareable(site.text, self._accounts()) is not None:
-                continue
-            made = self._to_shared(site, release.tlp, max(site.changed, release.time))
+            modified = max(site.changed, release.time)
+            made = self._to_shared(site, release.tlp, modified, release)
             templates.append(made)
             local[own] = made.id
         return objects_of(self.producer(), templates, self.campaigns(), local)
@@ -148,7 +151,7 @@ class Shelf:
         accounts = self._accounts()
         kept, left_out = [], []
         for one in self._chosen(ids, released):
-            why = self._why_not(one, accounts, revoked_too=one.id in released)
+            why = self._why_not(one, accounts, released.get(one.id))
             if why is None:
                 kept.append(one)
             elif ids is not None:
@@ -162,12 +165,12 @@ class Shelf:
                 "an export must hold a template or a campaign, however: "
                 f"{why or 'none is live'}; approve a template first"
             )
-        shared = [self._to_shared(one, tlp, one.changed) for one in kept]
+        shared = [self._to_shared(one, tlp, one.changed, released.get(one.id)) for one in kept]
         local = {one.id: own.id for one, own in zip(kept, shared, strict=True)}
         bundle = bundle_of(self.producer(), shared, figures, local)
         told = {
             "templates": [one.id for one in kept], "campaigns": len(figures), "tlp": tlp.value,
-            "bundle": bundle["id"],
+            "objects": [one.id for one in shared], "bundle": bundle["id"],
         }  # fmt: skip
         self.desk.record(EXPORTED, reviewer, told)
         return Export(bundle, tuple(one.id for one in kept), len(figures), tuple(left_out))
@@ -185,20 +188,21 @@ class Shelf:
         ]
 
     def _check(self, template: SiteTemplate) -> None:
-        why = self._why_not(template, self._accounts(), revoked_too=False)
+        why = self._why_not(template, self._accounts(), None)
         if why is not None:
             raise Refused(f"{template.id} must be fit to be shared, however: {why}")
 
     def _why_not(
-        self, template: SiteTemplate, accounts: Iterable[str], revoked_too: bool
+        self, template: SiteTemplate, accounts: Iterable[str], release: Release | None
     ) -> str | None:
+        """Why a template must not go out; one that was released before may as revoked."""
         if template.source.startswith(FOREIGN):
             return "it came from another provider, whose it is to share"
-        if template.state != "live" and not (template.state == "revoked" and revoked_too):
+        if template.state != "live" and not (template.state == "revoked" and release):
             return (
                 f"it is {template.state}, and only what a person approved after a replay goes out"
             )
-        if not template.text:
+        if not template.text and not (release and release.object_id):
             return "its text was erased with the account whose prompts it was made from"
         why = why_not_shareable(template.text, accounts)
         return None if why is None else f"its text holds {why}; add one without it"
@@ -207,12 +211,18 @@ class Shelf:
         """Accounts that the desk has decided on: their ids must stand in nothing that goes out."""
         return list(self.desk.all_present())
 
-    def _to_shared(self, one: SiteTemplate, tlp: Tlp, modified: float) -> SharedTemplate:
+    def _object_id(self, one: SiteTemplate) -> str:
+        return template_id(self.producer(), one.id, one.intent, one.text)
+
+    def _to_shared(
+        self, one: SiteTemplate, tlp: Tlp, modified: float, release: Release | None
+    ) -> SharedTemplate:
         until = datetime.combine(date.fromisoformat(one.expires), midnight(), UTC).timestamp()
         return SharedTemplate(
-            id=template_id(self.producer(), one.id, one.intent, one.text), text=one.text,
-            intent=one.intent, language=one.language, created=one.added, modified=modified,
-            valid_from=one.added, valid_until=until, revoked=one.state == "revoked", tlp=tlp,
+            id=self._object_id(one) if one.text or release is None else release.object_id,
+            text=one.text or ERASED, intent=one.intent, language=one.language,
+            created=one.added, modified=modified, valid_from=one.added, valid_until=until,
+            revoked=one.state == "revoked", tlp=tlp,
         )  # fmt: skip
 
 
@@ -236,11 +246,12 @@ def _with(known: _Released, entries: Iterable[Entry]) -> _Released:
             campaigns[own["campaign_id"]] = SharedCampaign(**own)
         elif entry.action in (RELEASED, EXPORTED):
             tlp = Tlp(entry.fields["tlp"])
-            for one in entry.fields["templates"]:
+            ids = entry.fields["templates"]
+            for one, made in zip(ids, entry.fields.get("objects", [""] * len(ids)), strict=True):
                 if entry.action == RELEASED:
-                    templates[one] = Release(tlp, entry.time)
+                    templates[one] = Release(tlp, entry.time, made)
                 else:
-                    templates.setdefault(one, Release(tlp, None))
+                    templates.setdefault(one, Release(tlp, None, made))
     return _Released(templates, campaigns, upto)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillwatch.data.intelligence import NotShareable, Tlp
-from stillwatch.data.intelligence.stix_reader import read_bundle
+from stillwatch.data.intelligence.stix_reader import read_bundle, read_objects
 from stillwatch.serving.desk import Desk, Refused
 from stillwatch.serving.sharing import Shelf
 from tests.serving.archive.archive_support import put, row
@@ -165,6 +165,26 @@ def test_a_revoked_one_goes_out_as_revoked(desk: Desk) -> None:
     shelf.share(again, Tlp.GREEN, "ann", "r")
     ids = {one["id"] for one in shelf.objects() if one.get("pattern") == FRAMES[0]}
     assert len(ids) == 2
+
+
+def test_peers_learn_that_a_template_went_with_its_account(desk: Desk) -> None:
+    account = CANARIES[0]
+    made = desk.templates.add(FRAMES[0], "cot_harvesting", "own", "ann", accounts=[account])
+    desk.templates.approve(made.id, ENCODER, "bob", "specific")
+    shelf = Shelf(desk)
+    shelf.share([made.id], Tlp.GREEN, "ann", "r")
+    before = indicators({"objects": shelf.objects()})[FRAMES[0]]
+    desk.templates.forget(account, "ann")
+    for objects in (
+        shelf.objects(), shelf.objects(), Shelf(desk).export(Tlp.GREEN, "ann").bundle["objects"],
+    ):  # fmt: skip
+        (after,) = indicators({"objects": objects}).values()
+        assert (after["id"], after["revoked"]) == (before["id"], True)
+        assert FRAMES[0][:20] not in json.dumps(objects)
+        assert account not in json.dumps(objects)
+        received = read_objects(json.loads(json.dumps(objects)))
+        assert received.refused == []
+        assert [one.revoked for one in received.templates] == [True]
 
 
 def test_many_entries_are_read_in_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
