@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stillwatch.data.errors import StoreError
-from stillwatch.serving.transactions import transaction
+from stillwatch.serving.transactions import rewrite, transaction
 
 FILE = "campaigns.sqlite"
 SCHEMA = 1
@@ -92,16 +91,11 @@ class Tables:
     def purge(self) -> None:
         """Write the file anew, so that no byte of what was deleted is left in it."""
         with self._lock, self._told():
-            connection = self._opened()
-            connection.execute("VACUUM")
-            until = time.monotonic() + BUSY_S
-            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > until:
-                    raise StoreError(
-                        f"{FILE} must be free to be rewritten, however: another process reads it; "
-                        "try again"
-                    )
-                time.sleep(0.02)
+            if not rewrite(self._opened(), BUSY_S):
+                raise StoreError(
+                    f"{FILE} must be free to be rewritten, however: another process reads it; "
+                    "try again"
+                )
 
     def close(self) -> None:
         """Closing twice does nothing."""

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stillwatch.data.errors import StoreError
-from stillwatch.serving.transactions import transaction
+from stillwatch.serving.transactions import rewrite, transaction
 
 FILE, LOCK = "desk.sqlite", "desk.lock"
 SCHEMA = 1
@@ -132,15 +132,11 @@ class Database:
     def purge(self) -> None:
         """Write the file anew, so that no byte of what was deleted is left in it or beside it."""
         with self._lock, self._told():
-            self._connection.execute("VACUUM")
-            until = time.monotonic() + BUSY_S
-            while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > until:
-                    raise StoreError(
-                        f"the desk's {FILE} must be free to be rewritten, however: another "
-                        "process reads it; try again"
-                    )
-                time.sleep(0.02)
+            if not rewrite(self._connection, BUSY_S):
+                raise StoreError(
+                    f"the desk's {FILE} must be free to be rewritten, however: another process "
+                    "reads it; try again"
+                )
 
     def close(self) -> None:
         """Closing twice does nothing."""
