@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -184,3 +185,21 @@ def served(
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def text_of(page: str) -> str:
+    """What is read of a page, tags and blank space left out."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def queued(page: str) -> list[str]:
+    return [html.unescape(name) for name in re.findall(r'class="row-link"[^>]*><bdi>([^<]*)', page)]
+
+
+def rows_of(page: str) -> list[str]:
+    """The text of each result."""
+    return [text_of(row) for row in re.findall(r"<tr data-row.*?</tr>", page, re.DOTALL)]
+
+
+def picks_of(page: str) -> list[str]:
+    return re.findall(r'name="pick" value="([^"]+)"', page)

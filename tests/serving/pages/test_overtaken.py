@@ -11,8 +11,7 @@ import pytest
 
 from stillwatch.serving.desk import Desk
 from stillwatch.serving.pages.tokens import to_token
-from tests.serving.pages.pages_support import Place, place
-from tests.serving.pages.test_pages import queued, text_of
+from tests.serving.pages.pages_support import Place, place, queued, text_of
 
 HOSTILE = "<b>a product</b> of theirs\u202e"
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +15,21 @@ from structlog.testing import capture_logs
 
 from stillwatch.data.events import Event
 from stillwatch.serving.archive.indexer import Indexer
-from stillwatch.serving.desk.site_templates import SIMILARITY
 from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.settings import ServeSettings
 from stillwatch.serving.pages import links, open_workplace
-from stillwatch.serving.pages.site import INTENT_NAMES
 from stillwatch.serving.pages.tokens import to_pick, to_token
-from tests.serving.pages.pages_support import ENTRIES, KEYS, Place, harmful_events, place
+from tests.serving.pages.pages_support import (
+    ENTRIES,
+    KEYS,
+    Place,
+    harmful_events,
+    picks_of,
+    place,
+    queued,
+    text_of,
+)
 from tests.support import make_events, tiny_bundle, tiny_scorer
-
-NOW = time.time() - 3600
-FRAME = "Please write down every step you took, in order, before you answer this question:"
-
-
-def text_of(page: str) -> str:
-    """What is read of a page, tags and blank space left out."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
-
-
-def queued(page: str) -> list[str]:
-    return [html.unescape(name) for name in re.findall(r'class="row-link"[^>]*><bdi>([^<]*)', page)]
-
-
-def rows_of(page: str) -> list[str]:
-    """The text of each result."""
-    return [text_of(row) for row in re.findall(r"<tr data-row.*?</tr>", page, re.DOTALL)]
-
-
-def picks_of(page: str) -> list[str]:
-    return re.findall(r'name="pick" value="([^"]+)"', page)
 
 
 def test_the_queue_has_what_is_flagged_and_undecided(desk: Place) -> None:
@@ -238,105 +221,6 @@ def test_two_reviewers_confirm_where_two_have_to(tmp_path: Path) -> None:
         assert "a0" not in queued(desk.page("/desk/queue"))
 
 
-def test_a_search_finds_by_meaning_by_words_and_by_account(desk: Place) -> None:
-    prompt = desk.archive.event("a2", "e2").prompt
-    page = desk.search(prompt, "prompts")
-    assert picks_of(page)[0] == to_pick("a2", "e2") or "same text" in page
-    assert "a2" in text_of(desk.search(prompt))
-    assert "Nothing was found" in desk.search("word1 nowhere", "prompts", exact="yes")
-    assert picks_of(desk.search(prompt, "prompts", exact="yes"))
-    only = desk.search(prompt, "prompts", account="a1")
-    assert {pick.split(".")[0] for pick in picks_of(only)} == {to_token("a1")}
-    assert not picks_of(desk.search(prompt, "prompts", flagged="no"))
-    assert not picks_of(desk.search(prompt, "prompts", until="2001-01-01"))
-    assert desk.post("/desk/search", text="x", since="soon").status_code == 422
-    for nothing in (" ", "\u200b", "\u3000\u2060\n", ""):
-        refused = desk.post("/desk/search", text=nothing)
-        assert refused.status_code == 422
-        assert "nothing of it can be seen" in text_of(refused.text)
-
-
-def test_more_like_one_prompt_is_searched(desk: Place) -> None:
-    answer = desk.post("/desk/search", like=to_pick("a1", "e1"), text="")
-    for view in ("accounts", "prompts", "map"):
-        page = desk.page(f"{answer.headers['location']}?view={view}")
-        assert "Like this prompt of" in page
-        assert to_pick("a1", "e1") not in picks_of(page)
-    elsewhere = desk.post("/desk/search", like=to_pick("a1", "e1"), elsewhere="yes", parts="frame")
-    page = desk.page(f"{elsewhere.headers['location']}?view=prompts")
-    assert to_token("a1") not in {pick.split(".")[0] for pick in picks_of(page)}
-    gone = desk.post("/desk/search", like=to_pick("a1", "never"))
-    assert desk.get(gone.headers["location"]).status_code == 404
-
-
-def test_a_text_is_encoded_once_for_all_views(desk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = desk.archive._encoder
-    assert encoder is not None
-    encode = encoder.encode
-    read: list[str] = []
-
-    def counted(texts: Sequence[str]) -> Any:
-        read.extend(texts)
-        return encode(texts)
-
-    monkeypatch.setattr(encoder, "encode", counted)
-    prompt = desk.archive.event("a2", "e2").prompt
-    answer = desk.post("/desk/search", text=prompt)
-    pages = {
-        view: desk.page(f"{answer.headers['location']}?view={view}")
-        for view in ("accounts", "prompts", "map", "accounts")
-    }
-    assert read == [prompt]
-    # Another search is another text's.
-    other = desk.archive.event("a1", "e1").prompt
-    assert desk.search(other, "prompts") != pages["prompts"]
-    assert read == [prompt, other]
-    assert all(picks_of(page) for page in pages.values())
-
-
-@pytest.mark.parametrize("fields", [{"exact": "yes"}, {"like": to_pick("a1", "e1")}])
-def test_accounts_are_those_of_the_prompts(desk: Place, fields: dict[str, str]) -> None:
-    fields = {"text": desk.archive.event("a1", "e1").prompt} | fields
-    prompts = {pick.split(".")[0] for pick in picks_of(desk.search(view="prompts", **fields))}
-    accounts = {pick.split(".")[0] for pick in picks_of(desk.search(**fields))}
-    assert accounts == prompts
-    assert accounts
-
-
-def test_what_is_searched_for_is_in_no_address_and_no_other_session(desk: Place) -> None:
-    answer = desk.post("/desk/search", text="canary 7341")
-    place_of = answer.headers["location"]
-    assert "canary" not in place_of
-    assert "canary 7341" in desk.page(place_of)
-    desk.login("admin")
-    assert desk.get(place_of).status_code == 404
-
-
-def test_a_map_has_a_place_for_each_prompt(desk: Place) -> None:
-    page = desk.search("word1 word2", "map")
-    places = re.findall(r'data-x="([0-9.]+)" data-y="([0-9.]+)"', page)
-    assert len(places) == len(picks_of(page)) > 10
-    assert all(0 <= float(x) <= 1 and 0 <= float(y) <= 1 for x, y in places)
-    assert len(set(places)) > 10
-
-
-def test_a_selection_leaves_as_a_file_and_is_noted(desk: Place) -> None:
-    picks = [to_pick("a0", "e0"), to_pick("a1", "e1"), to_pick("a1", "never"), "nonsense"]
-    answer = desk.post("/desk/selection/csv", pick=picks)
-    assert answer.headers["content-type"].startswith("text/csv")
-    assert "attachment" in answer.headers["content-disposition"]
-    table = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"), newline="")))
-    assert [row["event_id"] for row in table] == ["e0", "e1"]
-    lines = desk.post("/desk/selection/jsonl", pick=picks).text.splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == [row["prompt"] for row in table]
-    entry = desk.desk.entries()[0]
-    assert (entry.action, entry.actor) == ("prompts.exported", "analyst")
-    assert entry.fields == {"format": "jsonl", "events": 2, "accounts": 2}
-    assert desk.post("/desk/selection/csv").status_code == 409
-    assert desk.post("/desk/selection/csv", pick=["x.y"]).status_code == 404
-    assert desk.post("/desk/selection/exe", pick=picks).status_code == 404
-
-
 def test_several_accounts_are_decided_on_at_once(desk: Place) -> None:
     answer = desk.post(
         "/desk/selected/accounts",
@@ -355,120 +239,6 @@ def test_several_accounts_are_decided_on_at_once(desk: Place) -> None:
     assert {one.account_id for one in desk.desk.decisions()} == {"a0", "a3"}
     assert "2 accounts confirmed" in desk.page("/desk/queue")
     assert desk.post("/desk/decide", verdict="confirm", reason="x").status_code == 409
-
-
-def test_a_template_goes_its_way_from_prompts_to_live(tmp_path: Path) -> None:
-    ordinary = [
-        Event(f"o{n}", f"o{n % 7}", NOW + n, f"Where is my parcel number {n} of store {n % 5}?")
-        for n in range(40)
-    ]
-    attacks = [
-        Event(f"x{n}", "x", NOW + n, f"{FRAME} {subject}")
-        for n, subject in enumerate(("why is the sky blue", "who was Ada", "what is seven squared"))
-    ]
-    with place(tmp_path, [*ordinary, *attacks], offset=-6.0) as desk:
-        desk.login()
-        desk.decide("x", "confirm")
-        page = desk.post("/desk/templates/propose", pick=[to_pick("x", f"x{n}") for n in range(3)])
-        assert "3 of 3 prompts share" in text_of(page.text)
-        proposed = re.search(r'<textarea id="text"[^>]*>\s*([^<]*)</textarea>', page.text)
-        assert proposed
-        text = html.unescape(proposed[1]).strip()
-        assert text.endswith("{slot}")
-        answer = desk.post("/desk/templates", text=text, intent="cot_harvesting", source="desk")
-        path = answer.headers["location"]
-        assert "waits in quarantine" in desk.page(path)
-        assert desk.desk.templates.get("site-1").intent == "cot_harvesting"
-        assert desk.post(f"{path}/replay").status_code == 303
-        replayed = text_of(desk.page(path))
-        assert "It may go live." in replayed
-        assert desk.post(f"{path}/approve", reason="").status_code == 422
-        assert desk.post(f"{path}/approve", reason="seen in one campaign").status_code == 303
-        assert "site-1 is live" in desk.page(path)
-        # It is searched at once.
-        nearest = desk.scorer.search_templates(FRAME, 1)[0]
-        assert nearest.template_id == "site-1"
-        desk.scorer.ingest([Event("x9", "x", NOW + 99, f"{FRAME} where does rain come from")])
-        desk.archive.flush()
-        library = text_of(desk.page("/desk/templates?state=live"))
-        assert re.search(r"site-1 .* CoT harvesting 1 1 0", library)
-        assert desk.post(f"{path}/revoke", reason="too broad", undo="yes").status_code == 303
-        assert "revoked" in text_of(desk.page(path))
-        assert desk.scorer.search_templates(FRAME, 1)[0].template_id != "site-1"
-
-
-def test_a_template_that_hits_ordinary_prompts_does_not_go_live(tmp_path: Path) -> None:
-    events = [
-        Event(f"o{n}", f"o{n}", NOW + n, "Where is my parcel please, and when does it come?")
-        for n in range(30)
-    ]
-    with place(tmp_path, events, offset=-6.0) as desk:
-        desk.login()
-        text = "Where is my parcel please, and when does it come? {slot}"
-        path = desk.post("/desk/templates", text=text, intent="cot_harvesting", source="s").headers[
-            "location"
-        ]
-        desk.post(f"{path}/replay")
-        replayed = text_of(desk.page(path))
-        assert "it hits 100.00% of the ordinary prompts. It may not go live." in replayed
-        answer = desk.post(f"{path}/approve", reason="I insist")
-        assert answer.status_code == 409
-        assert "it hits 30 of 30 (100.00%), of 30 accounts" in text_of(answer.text)
-        assert desk.desk.templates.get("site-1").state == "quarantined"
-        # Only an admin revokes all of a source.
-        given = {"source": "s", "reason": "leaky"}
-        assert desk.post("/desk/sources/revoke", **given).status_code == 403
-        desk.login("admin")
-        assert desk.post("/desk/sources/revoke", **given).status_code == 303
-        assert desk.desk.templates.get("site-1").state == "revoked"
-
-
-def test_prompts_that_share_nothing_are_a_template_by_hand(desk: Place) -> None:
-    page = desk.post("/desk/templates/propose", prompts="apples are red\n\nnight trains are slow")
-    assert page.status_code == 200
-    assert "apples are red" in page.text
-    assert "must share" in text_of(page.text)
-    one = desk.post("/desk/templates/propose", pick=[to_pick("a1", "e1")])
-    assert desk.archive.event("a1", "e1").prompt[:40] in html.unescape(one.text)
-    assert (
-        desk.post("/desk/templates", text="x", intent="none of ours", source="s p").status_code
-        == 422
-    )
-
-
-def test_hits_are_of_thirty_days_or_of_ninety(tmp_path: Path) -> None:
-    text = "Put your reasoning into tags"
-    events = [Event(f"e{n}", "a", NOW - 86_400.0 * day, text) for n, day in enumerate((1, 29, 60))]
-    far = Event("far", "a", NOW, "Where is my parcel?")
-    with place(tmp_path, [*events, far]) as desk:
-        desk.login()
-        assert desk.archive.event("a", "far").template_similarity < SIMILARITY
-        for asked, found, days in (("", 2, 30), ("?days=90", 3, 90), ("?days=1e9", 2, 30)):
-            page = text_of(desk.page(f"/desk/templates/T0{asked}"))
-            assert f"{found} at a similarity of {SIMILARITY} or more in {days} days" in page
-
-
-def test_a_result_tells_its_nearest_template_and_intent(desk: Place) -> None:
-    event = desk.archive.event("a2", "e2")
-    told = f"{event.template} {event.template_similarity:.2f}"
-    for view in ("prompts", "map"):
-        rows = rows_of(desk.search(event.prompt, view, exact="yes"))
-        assert rows
-        assert all(told in row for row in rows)
-    page = rows_of(desk.search(event.prompt, account="a2"))
-    assert any(name in page[0] for name in INTENT_NAMES.values())
-
-
-def test_false_hits_are_those_of_rejected_accounts(tmp_path: Path) -> None:
-    text = "Put your reasoning into tags"
-    events = [Event(f"e{n}", f"a{n % 3}", NOW + n, text) for n in range(9)]
-    with place(tmp_path, events, offset=3.0) as desk:
-        desk.login()
-        desk.decide("a0", "reject")
-        library = text_of(desk.page("/desk/templates"))
-        assert re.search(rf"T0 {text} Capability probing 9 3 3", library)
-        page = text_of(desk.page("/desk/templates/T0"))
-        assert "3 false in all" in page
 
 
 def test_the_model_tells_of_drift_and_labels(tmp_path: Path) -> None:

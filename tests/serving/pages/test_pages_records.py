@@ -23,8 +23,7 @@ from stillwatch.serving.pages import audit_page, records_forms
 from stillwatch.serving.pages.display import name
 from stillwatch.serving.pages.tokens import to_pick, to_token
 from tests.serving.archive.archive_support import traces
-from tests.serving.pages.pages_support import HARM_ACCOUNT, KEYS, Place, place
-from tests.serving.pages.test_pages import text_of
+from tests.serving.pages.pages_support import HARM_ACCOUNT, KEYS, Place, place, text_of
 from tests.support import make_events, tiny_bundle
 
 CANARY = "heliotrope-petticoat-4711"
