@@ -33,7 +33,7 @@ from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Raised when the meaning of a record changes though its fields do not."""
 FRAME, SLOT = PLACES.index("frame"), PLACES.index("slot")
 

@@ -1,15 +1,17 @@
 """Splits a prompt into the frame that it shares with recent prompts and the slot that varies.
 
 A product's template and a harvester's suffix are frames; what stands in them is the slot. The two
-are encoded apart: the frame tells what is asked for, the slot what it is asked about. What is kept
-of a past prompt are hashes of its first and last words, never words.
+are encoded apart: the frame tells what is asked for, the slot what it is asked about. A frame
+stands at the ends of a prompt or begins lines in its middle, where it is looked for too: else text
+before the payload would hide it. What is kept of a past prompt are hashes of the first and last
+words of it and of the first words of some of its lines, never words.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +31,25 @@ _CHECKPOINTS: list[int] = CHECKPOINTS.tolist()
 MIN_FRAME_WORDS = 4
 MIN_FRAME_BYTES = 16
 EDGE_CHARS = 2048
-"""Only this much of each end of a prompt is looked at for a frame."""
+"""Only this much of each end of a prompt is looked at for a frame at that end."""
+
+LINES = 12
+"""Lines of a prompt whose beginnings are remembered: the last ones, and
+others by the smallest hash, so that of two prompts that share a line both tend to remember it."""
+_LAST_LINES = 8
+LINE_WORDS = (6, 10, 16, 28, 48)
+"""Word counts at which a line's beginning is hashed; a line of fewer words is not remembered."""
+LINES_CHARS = 8192
+"""Only this much of each end of a prompt is looked at for such lines,"""
+_LINE_CHARS = 480
+"""and this much of a line."""
 
 FRAMING_STATE: list[tuple[Any, ...]] = [
     ("ring_prefix", "<u2", (RING, len(CHECKPOINTS))),
     ("ring_suffix", "<u2", (RING, len(CHECKPOINTS))),
+    # Any line may be like any other, so its first hash must be wide.
+    ("ring_line", "<u4", (RING, LINES)),
+    ("ring_line_more", "<u2", (RING, LINES, len(LINE_WORDS) - 1)),
     ("ring_digest", "<u4", (RING,)),
     ("ring_next", "u1"),
 ]
@@ -75,15 +91,40 @@ def split_prompt(text: str, state: np.void) -> Split:
     word_total = len(head) if tail is head else len(head) + len(tail)
     shared_tail = np.minimum(shared_tail, np.maximum(word_total - 1 - shared_head, 0))
     shared = np.where(others, shared_head + shared_tail, 0)
+    lines = _lines(text, hashed)
+    inner = _shared_lines(lines, state, others) if lines else []
 
-    split = _cut(text, head, tail, shared, shared_head, shared_tail, word_total, repeat)
+    split = _cut(text, head, tail, shared, shared_head, shared_tail, inner, word_total, repeat)
     if not repeat:
         position = int(state["ring_next"])
+        state["ring_line"][position] = 0
+        state["ring_line_more"][position] = 0
+        for place, line in enumerate(lines):
+            state["ring_line"][position, place] = line.hashes[0]
+            state["ring_line_more"][position, place, : len(line.hashes) - 1] = line.hashes[1:]
         state["ring_prefix"][position] = prefix
         state["ring_suffix"][position] = suffix
         state["ring_digest"][position] = digest
         state["ring_next"] = (position + 1) % RING
     return split
+
+
+class _Line(NamedTuple):
+    """A line's place in the text, the ends of its first words and their running hashes."""
+
+    start: int
+    stops: tuple[int, ...]
+    """Where the words end at each count of LINE_WORDS that the line has."""
+    hashes: tuple[int, ...]
+    """uint32 of the first, uint16 of the others."""
+
+
+class _Shared(NamedTuple):
+    """Words of a line that another prompt's line begins with as well."""
+
+    start: int
+    stop: int
+    words: int
 
 
 def _cut(
@@ -93,26 +134,103 @@ def _cut(
     shared: np.ndarray,
     shared_head: np.ndarray,
     shared_tail: np.ndarray,
+    inner: list[_Shared],
     word_total: int,
     repeat: bool,
 ) -> Split:
     whole = Split("", text, 0, word_total, repeat)
+    partner = _partner(shared)
+    start, stop, frame_words = 0, len(text), 0
+    if shared[partner] >= MIN_FRAME_WORDS:
+        head_words, tail_words = int(shared_head[partner]), int(shared_tail[partner])
+        start = head[head_words - 1][1] if head_words else 0
+        stop = tail[len(tail) - tail_words][0] if tail_words else len(text)
+        frame_words = head_words + tail_words
+    frames, slots, done = [text[:start]], [], start
+    for line in inner:
+        if start <= line.start and line.stop <= stop:
+            frames.append(text[line.start : line.stop])
+            slots.append(text[done : line.start])
+            done = line.stop
+            frame_words += line.words
+    frames.append(text[stop:])
+    slots.append(text[done:stop])
+    frame, slot = _joined(frames), _joined(slots)
+    if not slot or len(frame.encode("utf-8", "replace")) < MIN_FRAME_BYTES:
+        return whole
+    return Split(frame, slot, frame_words, max(word_total - frame_words, 1), repeat)
+
+
+def _joined(parts: list[str]) -> str:
+    return "\n".join(part for part in map(str.strip, parts) if part)
+
+
+def _partner(shared: np.ndarray) -> int:
+    """Position of the prompt that a frame is read off, by the words (RING,) that each shares."""
     order = np.argsort(-shared, kind="stable")
     best, second = int(order[0]), int(order[1])
     # Two prompts may begin with the same words by accident; a frame is better read off the second
     # best partner, unless the frame is so rare that it has only one partner in the ring.
-    partner = second if shared[second] >= 0.6 * shared[best] else best
-    if shared[partner] < MIN_FRAME_WORDS:
-        return whole
-    head_words, tail_words = int(shared_head[partner]), int(shared_tail[partner])
-    start = head[head_words - 1][1] if head_words else 0
-    stop = tail[len(tail) - tail_words][0] if tail_words else len(text)
-    slot = text[start:stop].strip()
-    frame = f"{text[:start].strip()}\n{text[stop:].strip()}".strip()
-    if not slot or len(frame.encode("utf-8", "replace")) < MIN_FRAME_BYTES:
-        return whole
-    frame_words = head_words + tail_words
-    return Split(frame, slot, frame_words, max(word_total - frame_words, 1), repeat)
+    return second if shared[second] >= 0.6 * shared[best] else best
+
+
+def _lines(text: str, hashed: str) -> list[_Line]:
+    """The lines to remember, in their order. `hashed` is the text as it is to be hashed."""
+    if "\n" not in text:
+        return []
+    found: list[_Line] = []
+    start = 0
+    gap = (LINES_CHARS, len(text) - LINES_CHARS)
+    while start < len(text):
+        if gap[0] <= start < gap[1]:
+            start = text.find("\n", gap[1] - 1) + 1
+            if not start:
+                break
+        stop = text.find("\n", start)
+        stop = len(text) if stop < 0 else stop
+        if stop - start >= MIN_FRAME_BYTES // 2:
+            line = _line(hashed, start, min(stop, start + _LINE_CHARS))
+            if line is not None:
+                found.append(line)
+        start = stop + 1
+    if len(found) > LINES:
+        early = sorted(found[:-_LAST_LINES], key=lambda line: line.hashes[0])
+        found = sorted(early[: LINES - _LAST_LINES]) + found[-_LAST_LINES:]
+    return found
+
+
+def _line(hashed: str, start: int, stop: int) -> _Line | None:
+    spans = word_spans(hashed[start:stop])
+    if len(spans) < LINE_WORDS[0]:
+        return None
+    stops, hashes = [], []
+    running, done = 1, spans[0][0]
+    for count in LINE_WORDS:
+        if count > len(spans):
+            break
+        end = spans[count - 1][1]
+        running = zlib.crc32(hashed[start + done : start + end].encode("utf-8", "replace"), running)
+        hashes.append(((running & 0xFFFF) or 1) if hashes else (running or 1))
+        stops.append(start + end)
+        done = end
+    return _Line(start + spans[0][0], tuple(stops), tuple(hashes))
+
+
+def _shared_lines(lines: list[_Line], state: np.void, others: np.ndarray) -> list[_Shared]:
+    """Of each line that begins as a line of a remembered prompt does, the words they share."""
+    first = np.array([line.hashes[0] for line in lines], dtype=np.uint32)
+    equal = (state["ring_line"][None] == first[:, None, None]) & others[None, :, None]
+    found = []
+    for place in np.flatnonzero(equal.any(axis=(1, 2))):
+        line = lines[int(place)]
+        own = np.array(line.hashes[1:], dtype=np.uint16)
+        more = state["ring_line_more"][..., : len(own)] == own
+        runs = np.logical_and.accumulate(more, axis=2).sum(axis=2)
+        # The longest likeness with any line of each prompt.
+        run = np.where(equal[place], runs + 1, 0).max(axis=1)
+        last = int(run[_partner(run)]) - 1
+        found.append(_Shared(line.start, line.stops[last], LINE_WORDS[last]))
+    return found
 
 
 def _shift(spans: list[tuple[int, int]], text_length: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import numpy as np
 from stillwatch.data.corpora import Source
 from stillwatch.data.simulator.content import Wrapper
 from stillwatch.data.simulator.materials import ROLE_INTENT, Materials
-from stillwatch.data.simulator.ordinary import dilute
+from stillwatch.data.simulator.ordinary import bury, dilute
 from stillwatch.data.simulator.streams import (
     MAX_EVENTS,
     MIN_ATTACK_PROMPTS,
@@ -34,7 +34,7 @@ def compose_attack(
     """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events,
     of which there are 16 to `longest`, at least enough for the attack prompts."""
     harvest, kind = _harvest(rng, attack, intent, draw_core_size(rng, share, longest))
-    requests = dilute(rng, cover, harvest, share)
+    requests = dilute(rng, cover, bury(rng, cover, harvest), share)
     pace = str(rng.choice(["human", "machine", "burst", "product"]))
     return build_stream(rng, account_id, kind, requests, pace, (intent,))
 

@@ -84,6 +84,7 @@ MAX_SLOT_KINDS = 4
 MIN_FIXED_VALUES = 2
 MIN_VARIED_VALUES = 8
 
+_HANDS = (20, 80, 100, *range(200, 1000, 50))
 _NUMBER = re.compile(r"-(\d+)-")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 """JSON in a template has a quote, a space or a line break after its brace, never a bare name."""
@@ -134,11 +135,12 @@ class Wrapper(PromptForm):
 
     @property
     def hand(self) -> str:
-        """Those wrappers of a family that were written in one go, by the tens of their numbers
-        (01 to 19, 20 to 79, 80 to 99, 100 on): others of the family share no phrase with them."""
+        """Those wrappers of a family that were written in one go, by their numbers (01 to 19,
+        20 to 79, 80 to 99, 100 to 199, then by fifties): others of the family share no phrase
+        with them."""
         found = _NUMBER.search(self.id)
         number = int(found[1]) if found else 0
-        return f"{self.family}/{bisect_right((20, 80, 100), number)}"
+        return f"{self.family}/{bisect_right(_HANDS, number)}"
 
 
 @dataclass(frozen=True)

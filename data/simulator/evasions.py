@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from stillwatch.data.errors import ConfigError
 from stillwatch.data.events import Event
+from stillwatch.data.simulator.filler import LATIN_END, code_points, deal, ordinary_text
 from stillwatch.data.simulator.streams import Stream
 
 Evasion = Callable[[np.random.Generator, str], str]
@@ -26,13 +27,11 @@ Evasion = Callable[[np.random.Generator, str], str]
 TOKEN_POSITIONS = (0, 200, 300, 2000, 8000)
 """Tokens of ordinary text before the payload in the robustness table. A window of the encoder
 ends between the second and the third."""
-LATIN_CHARS_PER_TOKEN = 4
 
 _REPLAYED_SHARE = 1 / 3
 _BACKDATED_S = (3600.0, 3 * 86400.0)
 _LAST_GAP_S = (1.0, 60.0)
 
-_LATIN_END = 0x250
 _LETTERS_END = 0x32400
 """No letter of Unicode has a code point from here on."""
 _WORD = re.compile(r"[^\W\d_]{4,}")
@@ -124,10 +123,6 @@ def _letters() -> np.ndarray:
     return table
 
 
-def _points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-
-
 def _text(points: np.ndarray) -> str:
     return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
@@ -144,7 +139,7 @@ def _some(rng: np.random.Generator, places: np.ndarray, share: float) -> np.ndar
 
 def _strew(rng: np.random.Generator, text: str, signs: np.ndarray, share: float) -> str:
     """Put one of the signs at `share` of the places between two letters."""
-    points = _points(text)
+    points = code_points(text)
     letter = _is_letter(points)
     places = _some(rng, np.flatnonzero(letter[:-1] & letter[1:]) + 1, share)
     return _text(np.insert(points, places, rng.choice(signs, len(places))))
@@ -153,9 +148,9 @@ def _strew(rng: np.random.Generator, text: str, signs: np.ndarray, share: float)
 def _swap(rng: np.random.Generator, text: str, looks: np.ndarray, share: float, one: bool) -> str:
     """Replace `share` of the ASCII letters that have look-alikes, in a text that is mostly Latin.
     With `one`, a letter has the same look-alike throughout the text."""
-    points = _points(text)
+    points = code_points(text)
     letter = _is_letter(points)
-    if 2 * int((letter & (points < _LATIN_END)).sum()) < int(letter.sum()):
+    if 2 * int((letter & (points < LATIN_END)).sum()) < int(letter.sum()):
         return text
     codes = np.minimum(points, 127)
     rows = rng.integers(0, 3, 128)[codes] if one else rng.integers(0, 3, len(points))
@@ -218,7 +213,7 @@ def _mathematical(rng: np.random.Generator, text: str) -> str:
 
 def _combining(rng: np.random.Generator, text: str) -> str:
     """One to three marks on half of the letters."""
-    points = _points(text)
+    points = code_points(text)
     places = _some(rng, np.flatnonzero(_is_letter(points)) + 1, 0.5)
     places = np.repeat(places, rng.integers(1, 4, len(places)))
     return _text(np.insert(points, places, rng.choice(_MARKS, len(places))))
@@ -278,7 +273,7 @@ def _mixed_case(rng: np.random.Generator, text: str) -> str:
 
 def _punctuation(rng: np.random.Generator, text: str) -> str:
     """Marks at some ends of words, and a few within words."""
-    points = _points(text)
+    points = code_points(text)
     letter = _is_letter(points)
     after = np.append(letter[1:], False)
     ends = _some(rng, np.flatnonzero(letter & ~after) + 1, 0.4)
@@ -338,7 +333,7 @@ def place_payload(
     """The stream with about `tokens` tokens of ordinary text before each attack prompt.
 
     The text is joined from `filler`, which is dealt like a deck of cards: few texts are met twice
-    as long as there are enough of them. Tokens are estimated as in `token_costs`. Raises
+    as long as there are enough of them. Tokens are estimated as `filler.token_costs` does. Raises
     ConfigError if `tokens` is negative, or positive and no filler has any text.
     """
     if tokens < 0:
@@ -347,42 +342,14 @@ def place_payload(
         return stream
     if not any(text.strip() for text in filler):
         raise ConfigError("filler must hold a text that is not blank, however: none; add texts")
-    deck = _deal(rng, filler)
+    deck = deal(rng, filler)
     events = tuple(
-        replace(event, prompt=f"{_ordinary_text(deck, tokens)}\n\n{event.prompt}")
+        replace(event, prompt=f"{ordinary_text(deck, tokens)}\n\n{event.prompt}")
         if attack
         else event
         for event, attack in zip(stream.events, stream.attack.tolist(), strict=True)
     )
     return replace(stream, events=events)
-
-
-def token_costs(text: str) -> np.ndarray:
-    """Estimated tokens of each character, float64 (characters,): a quarter for Latin, and one for
-    every other script, whose letters an English vocabulary splits into single ones."""
-    return np.where(_points(text) < _LATIN_END, 1 / LATIN_CHARS_PER_TOKEN, 1.0)
-
-
-def _deal(rng: np.random.Generator, filler: Sequence[str]) -> Iterator[str]:
-    while True:
-        for position in rng.permutation(len(filler)).tolist():
-            text = filler[position].strip()
-            if text:
-                yield text
-
-
-def _ordinary_text(deck: Iterator[str], tokens: int) -> str:
-    """Texts of the deck, the last one cut so that together they have `tokens` tokens."""
-    pieces = []
-    left = float(tokens)
-    while left > 0:
-        piece = next(deck)
-        spent = np.cumsum(token_costs(piece))
-        if spent[-1] > left:
-            piece = piece[: max(int(np.searchsorted(spent, left, side="right")), 1)]
-        pieces.append(piece)
-        left -= min(float(spent[-1]), left)
-    return "\n\n".join(pieces)
 
 
 def split_payload(rng: np.random.Generator, stream: Stream) -> Stream:

@@ -8,6 +8,7 @@ import numpy as np
 
 from stillwatch.data.corpora import Source
 from stillwatch.data.simulator.content import Product
+from stillwatch.data.simulator.filler import deal, ordinary_text
 from stillwatch.data.simulator.materials import Materials
 from stillwatch.data.simulator.streams import (
     SHARES,
@@ -27,6 +28,9 @@ Composer = Callable[[np.random.Generator, Materials, int], list[Request]]
 
 MAX_EVENTS = 300
 PEOPLE_ROLES = ("chat", "lookalike")
+BURIED = 0.08
+"""Share of attacking accounts, and of their twins, whose core stands behind ordinary text."""
+_BURIED_TOKENS = (60, 800)
 
 
 def compose_ordinary(
@@ -66,6 +70,20 @@ def dilute(
     return mix_into(rng, core, compose_cover(rng, cover, size) if size else [])
 
 
+def bury(rng: np.random.Generator, materials: Materials, core: list[Request]) -> list[Request]:
+    """The core, of one account in some behind ordinary text: about as many tokens before each
+    request, of what people and customers send."""
+    if rng.random() >= BURIED:
+        return core
+    tokens = round(np.exp(rng.uniform(*np.log(_BURIED_TOKENS))))
+    sources = materials.by_role(*PEOPLE_ROLES, "app") or materials.sources
+    deck = deal(rng, [prompt.text for source in sources for prompt in source.prompts])
+    return [
+        request._replace(prompt=f"{ordinary_text(deck, tokens)}\n\n{request.prompt}")
+        for request in core
+    ]
+
+
 def compose_twin(
     rng: np.random.Generator, materials: Materials, account_id: str, longest: int
 ) -> Stream:
@@ -76,7 +94,7 @@ def compose_twin(
     names = list(CORES)
     weights = np.array([CORES[name][0] for name in names])
     kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    core = CORES[kind][1](rng, materials, draw_core_size(rng, share, longest))
+    core = bury(rng, materials, CORES[kind][1](rng, materials, draw_core_size(rng, share, longest)))
     requests = dilute(rng, materials, core, share)
     return build_stream(rng, account_id, kind, requests, str(rng.choice(PACES)))
 
@@ -238,7 +256,8 @@ def _redteam(rng: np.random.Generator, materials: Materials, size: int) -> list[
     probes = materials.for_slot("boundary", attack=True)
     source = pick_source(rng, probes)
     number = max(1, size // 2)
-    frame = _phrase(rng, materials, "redteam", "en")
+    frames = materials.phrases["redteam"]
+    frame = frames[int(rng.integers(len(frames)))].text
     requests = [
         Request("", frame.replace("{slot}", p.text), "product", False, source.name)
         for p in draw(rng, source, number)
@@ -298,4 +317,5 @@ CORES: dict[str, tuple[float, Composer]] = {
     "coding_agent": (0.08, _product("coding_agent")),
     "debugging": (0.04, _product("debugging")),
     "prompt_library": (0.1, _product("prompt_library")),
+    "redteam": (0.04, _redteam),
 }

@@ -20,8 +20,8 @@ from stillwatch.data.simulator.evasions import (
     place_payload,
     replay,
     split_payload,
-    token_costs,
 )
+from stillwatch.data.simulator.filler import token_costs
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.text import normalise, revealed
 

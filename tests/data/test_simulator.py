@@ -20,7 +20,14 @@ from stillwatch.data.simulator.materials import (
     source_slots,
     split_folds,
 )
-from stillwatch.data.simulator.ordinary import KINDS, compose_cover, compose_ordinary, compose_twin
+from stillwatch.data.simulator.ordinary import (
+    BURIED,
+    KINDS,
+    bury,
+    compose_cover,
+    compose_ordinary,
+    compose_twin,
+)
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.streams import (
     MAX_EVENTS,
@@ -168,6 +175,35 @@ def test_twins_are_built_as_attacks_are(materials: Materials) -> None:
         for streams in (twins, attacks)
     ]
     assert mixed[0] == pytest.approx(mixed[1], abs=0.12)
+
+
+def test_as_many_attacks_as_twins_stand_behind_ordinary_text(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = [Request("s", f"the core {number}", "product", False, "o") for number in range(12)]
+    fates = [bury(rng(seed), materials, core) for seed in range(600)]
+    moved = [own for own in fates if own != core]
+    assert BURIED - 0.03 < len(moved) / len(fates) < BURIED + 0.03
+    ordinary = {p.text for s in materials.by_role("chat", "lookalike", "app") for p in s.prompts}
+    lengths = set()
+    for own in moved:
+        for before, after in zip(core, own, strict=True):
+            text, _, payload = after.prompt.rpartition("\n\n")
+            assert after == before._replace(prompt=after.prompt)
+            assert payload == before.prompt
+            *pieces, last = text.split("\n\n")
+            assert set(pieces) <= ordinary
+            assert any(one.startswith(last) for one in ordinary)
+        lengths.add(round(np.mean([len(request.prompt) for request in own]), -2))
+    assert max(lengths) > 4 * min(lengths)
+
+    monkeypatch.setattr("stillwatch.data.simulator.ordinary.BURIED", 1.0)
+    twin = compose_twin(rng(1), materials, "t", 60)
+    attack = compose_attack(rng(1), materials, materials, "a", INTENTS[0], 1.0, 60)
+    for stream in (twin, attack):
+        longest = max(len(event.prompt) for event in stream.events)
+        assert longest > 200
+    assert all("\n\n" in event.prompt for event in attack.events)
 
 
 def test_products_are_not_fed_with_what_attacks_ask(materials: Materials) -> None:

@@ -11,6 +11,7 @@ from stillwatch.model.framing import (
     CHECKPOINTS,
     EDGE_CHARS,
     FRAMING_STATE,
+    LINE_WORDS,
     MIN_FRAME_WORDS,
     RING,
     Split,
@@ -227,3 +228,53 @@ def test_frame_and_slot_cover_the_prompt(prompts: list[str]) -> None:
         assert bool(split.slot) == bool(text)
         if split.frame:
             assert split.frame_words + split.slot_words == len(word_spans(text))
+
+
+TALK = [
+    "The ferry left late again.\nWe waited on the quay and counted gulls for an hour.",
+    "My aunt keeps bees behind the tannery.\nShe says that the lindens are early this year.",
+    "Two chairs are missing from the hall.\nThe caretaker blames the choir, as he always does.",
+    "It rained on the parade.\nNobody had thought of the paper lanterns until it was too late.",
+]
+
+
+@pytest.mark.parametrize("lengths", [1, 40])
+def test_text_before_it_does_not_hide_a_frame_that_begins_a_line(lengths: int) -> None:
+    prompts = [
+        "\n\n".join([f"{line} {number}" for line in [talk] * lengths] + [f"{PREFIX} {fruit}"])
+        for number, (talk, fruit) in enumerate(zip(TALK, FRUIT, strict=False))
+    ]
+    first, *others = splits(prompts)
+    assert first.frame == ""
+    known = len(word_spans(PREFIX))
+    kept = max(count for count in LINE_WORDS if count <= known)
+    for talk, fruit, split in zip(TALK[1:], FRUIT[1:], others, strict=False):
+        assert PREFIX.startswith(split.frame)
+        assert split.frame_words == len(word_spans(split.frame)) == kept
+        assert split.slot.startswith(talk.split("\n")[0])
+        assert split.slot.endswith(fruit)
+
+
+def test_lines_amid_and_at_the_end_are_one_frame() -> None:
+    prompts = [f"{talk}\n{PREFIX} {fruit}\n{SUFFIX}" for talk, fruit in zip(TALK, FRUIT)]  # noqa: B905
+    split = splits(prompts)[-1]
+    inner, end = split.frame.split("\n")
+    assert PREFIX.startswith(inner)
+    assert end == SUFFIX
+    assert sorted_words(f"{split.frame} {split.slot}") == sorted_words(normalise(prompts[-1]))
+
+
+def test_a_line_of_few_words_is_no_frame() -> None:
+    prompts = [f"{talk}\nNow answer this: yes\n{fruit}" for talk, fruit in zip(TALK, FRUIT)]  # noqa: B905
+    assert all(split.frame == "" for split in splits(prompts))
+
+
+def test_a_line_between_long_ends_is_found_and_what_lies_deeper_is_not_read() -> None:
+    def deep(number: int, before: int) -> str:
+        lines = [f"n{number} of {place} and of {number * place}" for place in range(2000)]
+        return "\n".join([*lines[:before], f"{PREFIX} {FRUIT[number]}", *lines[before:]])
+
+    found = [splits([deep(number, before) for number in range(6)])[-1] for before in (1994, 1000)]
+    assert PREFIX.startswith(found[0].frame)
+    assert found[0].frame
+    assert found[1].frame == ""
