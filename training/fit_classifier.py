@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def fit_classifier(
     config = ClassifierConfig(
         features=streams.features[0].shape[1],
         intents=streams.intents.shape[1],
+        members=optimisation.members,
         width=optimisation.width,
         layers=optimisation.layers,
         heads=optimisation.heads,
@@ -72,7 +74,8 @@ def fit_classifier(
         callbacks=[checkpoint, *([RichProgressBar()] if show_progress else [])],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
-        gradient_clip_val=1.0,
+        # The members' gradients lie at right angles, each of a length of up to one.
+        gradient_clip_val=math.sqrt(optimisation.members),
         log_every_n_steps=1,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,

@@ -73,7 +73,9 @@ class ClassifierModule(lightning.LightningModule):
         torch.manual_seed((self.seed << 32) + self.global_step)
 
     def training_step(self, batch: StreamBatch, _: int) -> Tensor:
-        loss = stream_loss(self(batch.features), batch)
+        # Each member learns by itself: what one is wrong in the others shall not make good for it.
+        each = self.classifier.each(batch.features)
+        loss = torch.stack([stream_loss(own, batch) for own in each]).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.lengths))
         return loss
 

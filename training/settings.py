@@ -14,8 +14,8 @@ from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
     ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "test_attacks",
-     "test_ordinary", "width", "layers", "heads", "key", "longest", "epochs", "learning_rate",
-     "batch_events", "head_examples")
+     "test_ordinary", "members", "width", "layers", "heads", "key", "longest", "epochs",
+     "learning_rate", "batch_events", "head_examples")
 )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ class Optimisation:
     """The classifier's size and training.
 
     Args:
-        width: width of the residual stream.
+        members: classifiers whose logits are averaged.
+        width: width of each member's residual stream.
         layers: layers of attention.
         heads: attention heads of each layer.
         key: size of a key.
@@ -64,10 +65,11 @@ class Optimisation:
         head_examples: texts of each place used to fit the heads.
     """
 
+    members: int = 4
     width: int = 64
-    layers: int = 2
+    layers: int = 1
     heads: int = 4
-    key: int = 8
+    key: int = 4
     dropout: float = 0.1
     longest: int = 160
     epochs: int = 6

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stillwatch.data.errors import BundleError
-from stillwatch.model.classifier import Classifier, ClassifierConfig
+from stillwatch.model.classifier import Classifier, ClassifierConfig, Linear
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.runtime import ClassifierStep
 
@@ -17,7 +17,7 @@ FEATURES, INTENTS = 11, 3
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     torch.manual_seed(3)
-    made = Classifier(ClassifierConfig(FEATURES, INTENTS, width=16, key=4))
+    made = Classifier(ClassifierConfig(FEATURES, INTENTS, members=3, width=16, layers=2, key=4))
     made.set_scale(torch.randn(FEATURES), torch.rand(FEATURES) + 0.5)
     return made.eval()
 
@@ -39,6 +39,25 @@ def test_steps_equal_the_parallel_form(classifier: Classifier) -> None:
     for position in range(200):
         output, state = classifier.step(inputs[:, position], state)
         torch.testing.assert_close(output, expected[:, position], atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_members_differ_and_their_mean_is_the_output(classifier: Classifier) -> None:
+    inputs = streams(2, 30)
+    each = classifier.each(inputs)
+    assert each.shape == (3, 2, 30, 1 + 2 * INTENTS)
+    torch.testing.assert_close(each.mean(dim=0), classifier(inputs))
+    assert (each[0] - each[1]).abs().max() > 0.1
+    # A member reads its own weights and no other's.
+    for weights in classifier.state_dict().values():
+        assert weights.shape[0] == 3 or weights.shape == (FEATURES,)
+    other = Classifier(classifier.config).eval()
+    other.load_state_dict(classifier.state_dict())
+    for parameter in other.parameters():
+        parameter[1] += 0.1
+    changed = (other.each(inputs) - each).abs().amax(dim=(1, 2, 3))
+    assert changed[1] > 0.1
+    assert changed[0] == changed[2] == 0
 
 
 @torch.no_grad()
@@ -79,7 +98,7 @@ def test_features_given_to_the_gate_are_compared_beside_random_ones(
     other = Classifier(classifier.config)
     other.load_state_dict(classifier.state_dict())
     embed = other.embed[0]
-    assert isinstance(embed, torch.nn.Linear)
+    assert isinstance(embed, Linear)
     with torch.no_grad():
         embed.weight[:, 0] += 1
     alike = streams(2, 9)
