@@ -28,6 +28,7 @@ from stillwatch.model.campaigns.risk import CampaignCalibration
 from stillwatch.model.features import feature_names
 from stillwatch.model.heads import class_names
 from stillwatch.model.onnx_files import check_self_contained
+from stillwatch.model.traffic import TRAFFIC_FILE, Traffic
 
 FORMAT = 4
 MANIFEST = "manifest.json"
@@ -45,6 +46,7 @@ class Layout:
         "benign.faiss", "examples.safetensors", "README.md",
     )  # fmt: skip
     ENCODER = ("encoder.onnx", "tokenizer.json")
+    OPTIONAL = (TRAFFIC_FILE,)
 
 
 class Platt(BaseModel):
@@ -141,6 +143,12 @@ class Bundle:
     def has_encoder(self) -> bool:
         return Layout.ENCODER[0] in self.content
 
+    @property
+    def traffic(self) -> Traffic | None:
+        """What the traffic looked like that the bundle was calibrated with, if it was."""
+        content = self.content.get(TRAFFIC_FILE)
+        return None if content is None else Traffic.from_bytes(content)
+
 
 def released_bundle() -> Path:
     """The bundle that comes with the package."""
@@ -199,8 +207,8 @@ def load_bundle(path: Path) -> Bundle:
     needed = set(Layout.DETECTOR)
     if set(manifest.files) & set(Layout.ENCODER):
         needed |= set(Layout.ENCODER)
-    if set(manifest.files) != needed:
-        odd = _shown(sorted(set(manifest.files) ^ needed)[0])
+    if set(manifest.files) - set(Layout.OPTIONAL) != needed:
+        odd = _shown(sorted((set(manifest.files) - set(Layout.OPTIONAL)) ^ needed)[0])
         raise BundleError(
             f"the manifest must list {', '.join(sorted(needed))}, however: it differs in {odd}; "
             "take the bundle from its source again"
@@ -222,6 +230,8 @@ def load_bundle(path: Path) -> Bundle:
     for name in content:
         if name.endswith(".onnx"):
             check_self_contained(content[name], name)
+    if TRAFFIC_FILE in content:
+        Traffic.from_bytes(content[TRAFFIC_FILE])
     return Bundle(path, manifest, content)
 
 

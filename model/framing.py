@@ -203,7 +203,8 @@ def _line(hashed: str, start: int, stop: int) -> _Line | None:
     spans = word_spans(hashed[start:stop])
     if len(spans) < LINE_WORDS[0]:
         return None
-    stops, hashes = [], []
+    stops: list[int] = []
+    hashes: list[int] = []
     running, done = 1, spans[0][0]
     for count in LINE_WORDS:
         if count > len(spans):

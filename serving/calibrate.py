@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ from stillwatch.model.adapt import (
     sample_by_account,
 )
 from stillwatch.model.bundle import Bundle, Thresholds, manifest_fields, write_bundle
-from stillwatch.model.detector import Detector
+from stillwatch.model.detector import Detector, Scored
 from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import PLACES
 from stillwatch.model.lexical import ngram_chunks
 from stillwatch.model.stream import EventTexts
 from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import SiteThreshold, accounts_needed, site_threshold
+from stillwatch.model.traffic import TRAFFIC_FILE, Columns, Traffic
+from stillwatch.serving.archive.language import guess_language
 from stillwatch.serving.scorer import Scorer
 
 SUSPECT_RISK = 0.5
@@ -111,6 +114,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     with tempfile.TemporaryDirectory() as scratch:
         widened = write_bundle(Path(scratch) / "bundle", fields, content)
         second = Scorer(Detector(widened, scorer.encoder))
+        second.archive = seen = _Seen()
         _score(second, chunks, "Scoring the other half", lambda name: not is_reference(name))
     peaks = second.peak_risks()
     _refuse_suspects(peaks)
@@ -124,6 +128,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     )
     fields = {**fields, "thresholds": thresholds.model_dump()}
     card = content["README.md"].split(CARD_HEADING.encode())[0].rstrip() + b"\n"
+    content[TRAFFIC_FILE] = seen.traffic().to_bytes()
     content["README.md"] = card + _card_section(old, found, benign.sources.count(SITE)).encode()
     fields = with_golden(fields, content, scorer.encoder)
     return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
@@ -143,6 +148,44 @@ def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
             "",
         ]
     )
+
+
+class _Seen:
+    """Stands where a service has its archive, and keeps a few numbers of each event."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, float, float, float, bool]] = []
+        self._numbers: dict[str, int] = {}
+        self._accounts: list[int] = []
+        self._languages: Counter[str] = Counter()
+        self._intents: Counter[str] = Counter()
+
+    def offer_scored(
+        self, detector: Detector, events: Sequence[Event], scored: Scored,
+        flagged: Sequence[bool], vectors: Mapping[bytes, np.ndarray],
+    ) -> None:  # fmt: skip
+        """As `Archive.offer_scored`."""
+        likeliest = scored.contribution.argmax(axis=1).tolist()
+        for number, event in enumerate(events):
+            own = float(scored.contribution[number, likeliest[number]])
+            self._rows.append(
+                (float(scored.risk[number]), own, float(scored.similarity[number]),
+                 event.timestamp, bool(scored.texts[number].frame))
+            )  # fmt: skip
+            numbered = self._numbers.setdefault(event.account_id, len(self._numbers))
+            self._accounts.append(numbered)
+        self._languages.update(guess_language(event.prompt) for event in events)
+        self._intents.update(detector.intents[number] for number in likeliest)
+
+    def traffic(self) -> Traffic:
+        """Of all events so far."""
+        risk, contribution, similarity, time, framed = np.array(self._rows, dtype=np.float64).T
+        return Traffic.of(
+            Columns(
+                risk, contribution, similarity, time, framed > 0,
+                np.array(self._accounts, dtype=np.int64), self._languages, self._intents,
+            )
+        )  # fmt: skip
 
 
 def _score(scorer: Scorer, chunks: Chunks, label: str, wanted: Callable[[str], bool]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from stillwatch.model import drift
+from stillwatch.model.traffic import Columns, Traffic, quantiles
 from stillwatch.serving.archive.columns import Rows
 from stillwatch.serving.desk import Decision
 from stillwatch.serving.pages.guard import POLICY, ReadSession
@@ -22,6 +23,19 @@ DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
 LEAST_EVENTS = 100
 """Of either sample: fewer tell nothing."""
+Origin = Literal["calibration", "week", "half"]
+NUMBERS = {
+    "risk": ("Risk", "of the account after each prompt"),
+    "contribution": ("Contribution", "of each prompt to its likeliest intent"),
+    "similarity": ("Template similarity", "of each prompt to its nearest template"),
+    "hour": ("Hour", "of the day, UTC"),
+    "prompts": ("Prompts an account", "in its time"),
+}
+COUNTS = {
+    "language": ("Language", "as guessed"),
+    "intent": ("Intent", "likeliest of each prompt"),
+    "framed": ("Shared frames", "share of prompts under one"),
+}
 SAMPLED = 20_000
 """Prompts of either time whose values are compared, evenly spread over it: what they tell is
 within a hundredth of what all would."""
@@ -32,23 +46,14 @@ REPORT_POLICY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Events of a time, seconds since the epoch, and how many they are."""
-
-    start: float
-    end: float
-    events: int
-    accounts: int
-
-
-@dataclass(frozen=True, slots=True)
 class Measure:
-    """One thing that may have moved: index, distance (numbers alone), means or shares of both."""
+    """One thing that may have moved: index, Kolmogorov-Smirnov distance (numbers alone), means or
+    shares of both."""
 
     name: str
     what: str
     psi: float
-    ks: drift.KS | None
+    ks: float | None
     before: float | None
     now: float | None
 
@@ -61,11 +66,12 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """`whole` is whether the reference is a full week; `reason` says why nothing is measured."""
+    """`origin` is what stands for the traffic before: of the calibration, of the archive's
+    earliest full week, or of its first half; `reason` says why nothing is measured."""
 
-    reference: Window | None
-    current: Window | None
-    whole: bool
+    reference: Traffic | None
+    current: Traffic | None
+    origin: Origin
     measures: Sequence[Measure]
     reason: str | None = None
 
@@ -121,68 +127,71 @@ def add(routes: APIRouter, site: Site) -> None:
 
 
 def measure(site: Site) -> Drift:
-    """How far the last seven days are from the earliest full week, or from what stands for it."""
-    rows = site.archive.rows
-    if rows.count < 2 * LEAST_EVENTS:
-        return Drift(None, None, False, (), f"There must be {2 * LEAST_EVENTS} events for this, "
-                     f"however: the archive has {rows.count:,}.")  # fmt: skip
+    """How far the last seven days are from the traffic of the bundle's calibration or, of a bundle
+    that was not calibrated, from what stands for it: the archive's earliest full week, or its
+    first half."""
+    detector, rows = site.detector, site.archive.rows
+    calibrated = detector.bundle.traffic if detector else None
+    least = LEAST_EVENTS if calibrated else 2 * LEAST_EVENTS
+    if rows.count < least:
+        return Drift(calibrated, None, "calibration" if calibrated else "half", (),
+                     f"There must be {least} events for this, however: the archive has "
+                     f"{rows.count:,}.")  # fmt: skip
     first, last = float(rows.time.min()), float(rows.time.max())
+    names = site.archive.names()
+    week = rows.time >= last - WEEK_S
+    if calibrated:
+        return _compared(calibrated, _traffic(rows, week, names), "calibration")
     # A full week begins and ends at midnight, UTC.
     start = np.ceil(first / DAY_S) * DAY_S
-    whole = last - start >= 2 * WEEK_S
-    if whole:
-        split, begin = start + WEEK_S, last - WEEK_S
-        reference = (rows.time >= start) & (rows.time < split)
-    else:
-        split = begin = float(np.median(rows.time))
-        reference = rows.time < split
-    current = rows.time >= begin
-    before, now = _window(rows, reference), _window(rows, current)
-    if min(before.events, now.events) < LEAST_EVENTS:
-        return Drift(before, now, whole, (), f"Either time must have {LEAST_EVENTS} events for "
+    if last - start >= 2 * WEEK_S:
+        before = (rows.time >= start) & (rows.time < start + WEEK_S)
+        return _compared(_traffic(rows, before, names), _traffic(rows, week, names), "week")
+    early = rows.time < np.median(rows.time)
+    return _compared(_traffic(rows, early, names), _traffic(rows, ~early, names), "half")
+
+
+def _compared(before: Traffic | None, now: Traffic | None, origin: Origin) -> Drift:
+    if before is None or now is None or min(before.events, now.events) < LEAST_EVENTS:
+        return Drift(before, now, origin, (), f"Either time must have {LEAST_EVENTS} events for "
                      "this, however: one has fewer.")  # fmt: skip
-    return Drift(before, now, whole, _measures(site, rows, reference, current))
-
-
-def _measures(site: Site, rows: Rows, reference: np.ndarray, current: np.ndarray) -> list[Measure]:
     found = []
-    samples = [_spread(np.flatnonzero(mask)) for mask in (reference, current)]
-    for name, what, values in (
-        ("Risk", "of the account after each prompt", rows.risk),
-        ("Contribution", "of each prompt to its likeliest intent", rows.contribution),
-        ("Template similarity", "of each prompt to its nearest template", rows.similarity),
-        ("Hour", "of the day, UTC", rows.time),
-    ):
-        before, now = (values[own] for own in samples)
-        means: tuple[float | None, float | None] = (float(before.mean()), float(now.mean()))
-        if name == "Hour":
-            before, now = before % DAY_S / 3600, now % DAY_S / 3600
-            means = (None, None)
-        found.append(Measure(name, what, drift.psi(before, now), drift.ks(before, now), *means))
-    counts = [own[own > 0] for own in (np.bincount(rows.account[m]) for m in (reference, current))]
-    found.append(
-        Measure(
-            "Prompts an account", "in its time", drift.psi(counts[0], counts[1]),
-            drift.ks(counts[0], counts[1]),
-            float(counts[0].mean()), float(counts[1].mean()),
-        )
+    for name, (title, what) in NUMBERS.items():
+        samples = np.array(before.numbers[name]), np.array(now.numbers[name])
+        # The mean of hours tells nothing: 23 and 1 are near each other.
+        means = (None, None) if name == "hour" else (before.means[name], now.means[name])
+        found.append(Measure(title, what, drift.psi(*samples), drift.ks(*samples).distance, *means))
+    for name, (title, what) in COUNTS.items():
+        counts = before.counts[name], now.counts[name]
+        shares: tuple[float | None, float | None] = (None, None)
+        if name == "framed":
+            shares = before.framed_share, now.framed_share
+        found.append(Measure(title, what, drift.category_psi(*counts), None, *shares))
+    return Drift(before, now, origin, found)
+
+
+def _traffic(rows: Rows, mask: np.ndarray, names: Mapping[int, str]) -> Traffic | None:
+    """Of these events; values of at most SAMPLED of them. None without events."""
+    if not mask.any():
+        return None
+    own = _spread(np.flatnonzero(mask))
+    columns = Columns(
+        rows.risk[own], rows.contribution[own], rows.similarity[own], rows.time[own],
+        rows.frame[own] > 0, rows.account[own],
+        _named(rows.language[own], names), _named(rows.intent[own], names),
     )  # fmt: skip
-    names = site.archive.names()
-    for name, what, column in (
-        ("Language", "as guessed", rows.language), ("Intent", "likeliest of each prompt",
-                                                    rows.intent),
-    ):  # fmt: skip
-        index = drift.category_psi(*(_named(column[own], names) for own in samples))
-        found.append(Measure(name, what, index, None, None, None))
-    framed = [rows.frame[own] > 0 for own in samples]
-    shares = [Counter({"framed": int(part.sum()), "free": int((~part).sum())}) for part in framed]
-    found.append(
-        Measure(
-            "Shared frames", "share of prompts under one", drift.category_psi(*shares), None,
-            float(framed[0].mean()), float(framed[1].mean()),
-        )
+    sampled = Traffic.of(columns)
+    times, each = rows.time[mask], np.bincount(rows.account[mask])
+    each = each[each > 0]
+    # How many there are is told of all.
+    return sampled.model_copy(
+        update={
+            "start": float(times.min()), "end": float(times.max()), "events": len(times),
+            "accounts": len(each),
+            "numbers": {**sampled.numbers, "prompts": quantiles(each)},
+            "means": {**sampled.means, "prompts": float(each.mean())},
+        }
     )  # fmt: skip
-    return found
 
 
 def _spread(positions: np.ndarray) -> np.ndarray:
@@ -199,14 +208,6 @@ def _named(numbers: np.ndarray, names: Mapping[int, str]) -> Counter[str]:
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         found[names.get(value, "none")] += count
     return found
-
-
-def _window(rows: Rows, mask: np.ndarray) -> Window:
-    times = rows.time[mask]
-    if not len(times):
-        return Window(0.0, 0.0, 0, 0)
-    accounts = int(np.count_nonzero(np.bincount(rows.account[mask])))
-    return Window(float(times.min()), float(times.max()), len(times), accounts)
 
 
 def _labels(site: Site) -> Labels:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stillwatch.data.errors import InputError, OutputError
+from stillwatch.data.errors import BundleError, InputError, OutputError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle, load_bundle, manifest_fields, write_bundle
 from stillwatch.model.features import SCALARS
@@ -20,6 +20,7 @@ from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.stream import EventTexts
 from stillwatch.model.templates import BenignIndex
 from stillwatch.model.thresholds import accounts_needed, allowed_above
+from stillwatch.model.traffic import TRAFFIC_FILE
 from stillwatch.serving import calibrate as calibration
 from stillwatch.serving.calibrate import (
     SITE,
@@ -131,6 +132,33 @@ def test_calibrating_again_replaces_the_references(made: Calibrated, tmp_path: P
     }
     assert again.bundle.content[card].count(b"## Calibrated") == 1
     assert again.threshold == made.threshold
+
+
+def test_the_bundle_tells_of_the_traffic_that_set_its_threshold(
+    bundle: Bundle, made: Calibrated, tmp_path: Path
+) -> None:
+    assert bundle.traffic is None
+    counted = [event for event in EVENTS if event.account_id in COUNTED]
+    found = made.bundle.traffic
+    assert found is not None
+    assert (found.events, found.accounts) == (len(counted), len(COUNTED))
+    times = [event.timestamp for event in counted]
+    assert (found.start, found.end) == (min(times), max(times))
+    assert found.means["prompts"] == len(counted) / len(COUNTED)
+    assert all(sum(counts.values()) == len(counted) for counts in found.counts.values())
+    scorer = tiny_scorer(made.bundle)
+    verdicts = scorer.update(counted)
+    risks = sorted(verdict.risk for verdict in verdicts)
+    assert found.numbers["risk"] == pytest.approx(risks, abs=1e-6)
+    assert found.means["risk"] == pytest.approx(np.mean(risks), abs=1e-6)
+    # No text and no account is in it.
+    written = found.to_bytes().decode()
+    assert not any(event.prompt in written or event.account_id in written for event in counted)
+    fields, content = manifest_fields(made.bundle.manifest), dict(made.bundle.content)
+    for broken in (b"", b"{}", written.replace('"risk"', '"rusk"').encode()):
+        content[TRAFFIC_FILE] = broken
+        with pytest.raises(BundleError, match=TRAFFIC_FILE):
+            write_bundle(tmp_path / "broken", fields, content)
 
 
 def test_the_card_tells_of_the_calibration(bundle: Bundle, made: Calibrated) -> None:

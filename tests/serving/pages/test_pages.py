@@ -6,14 +6,17 @@ import html
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from stillwatch.data.events import Event
+from stillwatch.model.traffic import TRAFFIC_FILE, Columns, Traffic
 from stillwatch.serving.archive.indexer import Indexer
 from stillwatch.serving.http.app import create_app
 from stillwatch.serving.http.settings import ServeSettings
@@ -263,6 +266,33 @@ def test_the_model_tells_of_drift_and_labels(tmp_path: Path) -> None:
         answer = desk.get("/desk/model/report")
         assert "sandbox" in answer.headers["content-security-policy"]
         assert "script-src" not in answer.headers["content-security-policy"]
+
+
+def test_drift_is_measured_from_the_calibration_where_there_was_one(tmp_path: Path) -> None:
+    events = [
+        Event(f"e{n}", f"a{n % 20}", 1.7e9 + n * 600, "where is the ferry") for n in range(200)
+    ]
+    with place(tmp_path, events) as desk:
+        desk.login()
+        rows = desk.archive.rows
+        alike = Columns(
+            rows.risk, rows.contribution, rows.similarity, rows.time, rows.frame > 0,
+            rows.account, {"en": 1}, {"cot_harvesting": 1},
+        )  # fmt: skip
+        moved = replace(alike, risk=rows.risk + 1, accounts=np.arange(200))
+        detector = desk.scorer.detector
+        told = text_of(desk.page("/desk/model"))
+        assert "was not calibrated here" in told
+        for columns, level in ((alike, "small"), (moved, "large")):
+            content = {TRAFFIC_FILE: Traffic.of(columns).to_bytes()}
+            detector.bundle = replace(
+                detector.bundle, content={**detector.bundle.content, **content}
+            )
+            told = text_of(desk.page("/desk/model"))
+            assert "the traffic that the bundle’s thresholds were set by" in told
+            assert re.search(rf"Risk of the account after each prompt [0-9.]+ {level}", told)
+            assert re.search(rf"Prompts an account in its time [0-9.]+ {level}", told)
+            assert re.search(r"Hour of the day, UTC 0.000 small 0.000", told)
 
 
 def test_an_index_that_was_lost_is_told_everywhere(
