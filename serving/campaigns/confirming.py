@@ -10,6 +10,7 @@ from itertools import islice
 from stillwatch.data.errors import StillwatchError
 from stillwatch.serving.campaigns.rulings import Rulings
 from stillwatch.serving.desk import Refused
+from stillwatch.serving.desk.decisions import Overtaken
 from stillwatch.serving.http.logs import fault_fields, get_logger
 from stillwatch.serving.verdict import Verdict
 
@@ -21,9 +22,11 @@ Verdicts = Callable[[Iterable[str]], Awaitable[Mapping[str, Verdict]]]
 
 @dataclass
 class Progress:
-    """How far one campaign's accounts are confirmed. `told` is why it ended early, if it did."""
+    """How far one campaign's accounts are confirmed. `late` were left as they are, since somebody
+    decided them or took them out meanwhile; `told` is why it ended early, if it did."""
 
     total: int
+    late: int
     done: int = 0
     told: str | None = None
     running: bool = True
@@ -44,15 +47,17 @@ class Confirming:
         return self._progress.get(campaign_id)
 
     async def begin(
-        self, campaign_id: str, reason: str, reviewer: str, intents: Sequence[str]
-    ) -> asyncio.Task[Progress]:
-        """Confirm all of a campaign but those that were taken out. KeyError, Refused. What is
+        self, campaign_id: str, reason: str, reviewer: str, intents: Sequence[str],
+        seen: int | None = None,
+    ) -> asyncio.Task[Progress]:  # fmt: skip
+        """Confirm all of a campaign but those that were taken out, or decided after entry `seen`
+        of the audit log. KeyError, Refused. What is
         broken off may be begun again: those that are confirmed already are left alone."""
         if campaign_id in self._tasks:
             raise Refused("a campaign must be confirmed once, however: it is being confirmed")
         # Taken before anything is waited for, so that of two posts one is refused.
         begun = self._tasks[campaign_id] = asyncio.create_task(
-            self._confirm(campaign_id, reason, reviewer, intents)
+            self._confirm(campaign_id, reason, reviewer, intents, seen)
         )
         begun.add_done_callback(lambda task: self._ended(campaign_id, task))
         return begun
@@ -63,10 +68,13 @@ class Confirming:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _confirm(
-        self, campaign_id: str, reason: str, reviewer: str, intents: Sequence[str]
-    ) -> Progress:
-        names = await asyncio.to_thread(self.rulings.begin_all, campaign_id, reason, reviewer)
-        progress = self._progress[campaign_id] = Progress(len(names))
+        self, campaign_id: str, reason: str, reviewer: str, intents: Sequence[str],
+        seen_entry: int | None,
+    ) -> Progress:  # fmt: skip
+        names, late = await asyncio.to_thread(
+            self.rulings.begin_all, campaign_id, reason, reviewer, seen_entry
+        )
+        progress = self._progress[campaign_id] = Progress(len(names), late)
         left = iter(names)
         try:
             while not self._stopping and (chunk := list(islice(left, AT_ONCE))):
@@ -74,10 +82,13 @@ class Confirming:
                 for name in chunk:
                     if self._stopping:
                         break
-                    await asyncio.to_thread(
-                        self._one, campaign_id, name, reason, reviewer, seen.get(name), intents
-                    )
-                    progress.done += 1
+                    done = await asyncio.to_thread(
+                        self._one, campaign_id, name, reason, reviewer, seen.get(name), intents,
+                        names[name],
+                    )  # fmt: skip
+                    progress.done += done
+                    progress.total -= not done
+                    progress.late += not done
         except StillwatchError as error:
             progress.told = str(error)
             raise
@@ -87,13 +98,15 @@ class Confirming:
 
     def _one(
         self, campaign_id: str, name: str, reason: str, reviewer: str, seen: Verdict | None,
-        intents: Sequence[str],
-    ) -> None:  # fmt: skip
+        intents: Sequence[str], expected: int | None,
+    ) -> bool:  # fmt: skip
+        """Whether it was confirmed: a run or another reviewer may have taken it out or decided it
+        meanwhile."""
         try:
-            self.rulings.confirm(campaign_id, name, reason, reviewer, seen, intents)
-        except (KeyError, Refused):
-            # A run or another reviewer has taken it out meanwhile.
-            return
+            self.rulings.confirm(campaign_id, name, reason, reviewer, seen, intents, expected)
+        except (KeyError, Refused, Overtaken):
+            return False
+        return True
 
     def _ended(self, campaign_id: str, task: asyncio.Task[Progress]) -> None:
         del self._tasks[campaign_id]

@@ -77,25 +77,38 @@ class Rulings:
         )  # fmt: skip
         return self._store.ruling(entry.number, account_id)
 
-    def begin_all(self, campaign_id: str, reason: str, reviewer: str) -> list[str]:
-        """Note that a whole campaign is confirmed; the accounts to confirm one by one: those that
-        nobody took out and that are not confirmed by this reviewer yet. KeyError, Refused."""
+    def begin_all(
+        self, campaign_id: str, reason: str, reviewer: str, seen: int | None = None
+    ) -> tuple[dict[str, int | None], int]:
+        """Note that a whole campaign is confirmed; the accounts to confirm one by one, with the
+        id of the decision that stands on each: those that nobody took out and that are not
+        confirmed by this reviewer yet. Accounts that were decided after entry `seen` of the audit
+        log, the last when the reviewer looked, are left as they are; also how many. KeyError,
+        Refused."""
         stored = self._store.get(campaign_id)
         present = self._desk.all_present()
         name = check_name("a reviewer", reviewer)
-        left = []
+        left: dict[str, int | None] = {}
+        late = 0
         for account in stored.members:
             decision = present.get(account)
             mine = decision is not None and (
                 decision.state == "counts" or decision.reviewer == name
             )
-            if decision is None or decision.verdict != "confirm" or not mine:
-                left.append(account)
+            if decision is not None and decision.verdict == "confirm" and mine:
+                continue
+            if decision is not None and seen is not None and decision.id > seen:
+                late += 1
+                continue
+            left[account] = decision.id if decision else None
         if not left:
-            raise Refused("a campaign must have accounts to confirm, however: all are confirmed")
+            raise Refused(
+                "a campaign must have accounts to confirm, however: "
+                + (f"{late} were decided meanwhile; look again" if late else "all are confirmed")
+            )
         fields = {**_figures(stored.summary), "accounts": len(left), "reason": check_reason(reason)}
         self._desk.record(CONFIRMED, name, fields)
-        return left
+        return left, late
 
     def undo(self, entry: int, account_id: str, reviewer: str, reason: str) -> MemberRuling:
         """Take a ruling back, and the decision that a confirmation made. KeyError for none that

@@ -53,12 +53,15 @@ def add(routes: APIRouter, site: Site) -> None:
         form = posted.form
         intents = [one for one in form.every("intent") if one in site.intents]
         task = await site.confirming.begin(
-            campaign_id, form.get("reason"), _reviewer(posted), intents
-        )
+            campaign_id, form.get("reason"), _reviewer(posted), intents,
+            expected_of(form.get("seen", OLD) or OLD),
+        )  # fmt: skip
         await asyncio.wait([task], timeout=WAITED_S)
         if task.done():
             done = task.result()
             told = f"{done.done:,} accounts of {campaign_id} are confirmed."
+            if done.late:
+                told += f" {done.late:,} were decided or taken out meanwhile and are left so."
         else:
             told = f"{campaign_id} is being confirmed; this page tells how far it is."
         posted.session.notice = Notice(told)

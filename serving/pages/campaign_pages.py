@@ -93,19 +93,21 @@ def add(routes: APIRouter, site: Site) -> None:
         if isinstance(stored, str):
             return see_other(f"{PATH}/{stored}")
 
-        def members() -> tuple[Members, list[Member], int]:
+        def members() -> tuple[int, Members, list[Member], int]:
+            # Before the decisions are read, so that what is decided between is not taken for seen.
+            seen = site.desk.head().count
             own = Members(stored, site.archive, site.decided.present())
             wanted = state if state in STATES else ""
-            return (own, *own.rows(wanted, number, MEMBERS_PAGE))
+            return (seen, own, *own.rows(wanted, number, MEMBERS_PAGE))
 
-        own, shown, total = await run_in_threadpool(members)
+        seen, own, shown, total = await run_in_threadpool(members)
         verdicts: Mapping[str, Verdict] = {}
         responder = site.service.responder
         if responder is not None and responder.policy is not None:
             verdicts = await site.verdicts(member.account_id for member in shown)
 
         def build() -> Response:
-            return _page(site, session, own, shown, total, state, number, verdicts)
+            return _page(site, session, own, shown, total, state, number, verdicts, seen)
 
         return await run_in_threadpool(build)
 
@@ -123,7 +125,7 @@ def _found(site: Site, campaign_id: str) -> Stored | str:
 
 def _page(
     site: Site, session: Session, own: Members, shown: Sequence[Member], total: int, state: str,
-    number: int, verdicts: Mapping[str, Verdict],
+    number: int, verdicts: Mapping[str, Verdict], seen: int,
 ) -> Response:  # fmt: skip
     stored = own.stored
     summary, excluded = stored.summary, stored.excluded
@@ -140,7 +142,7 @@ def _page(
         frames=_frames(site, stored), counts=own.counts(), members=shown, total=total,
         state=state if state in STATES else "", page=number, pages=-(-total // MEMBERS_PAGE),
         likely=likely(summary) if summary.intents else [],
-        confirming=site.confirming.progress(summary.campaign_id),
+        confirming=site.confirming.progress(summary.campaign_id), seen=seen,
         advised=_advised(site, stored, shown, verdicts), trouble=site.job.trouble,
         run=site.campaigns.last_run(),
     )  # fmt: skip

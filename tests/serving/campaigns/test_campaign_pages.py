@@ -179,7 +179,9 @@ def test_what_cannot_be_ruled_is_refused(desk: Place) -> None:
     ):
         given = {"expected": "", **fields}
         assert desk.post(f"{path}/members/{to_token(account)}", **given).status_code == status
-    assert desk.post(f"/desk/campaigns/{AWAY}/confirm", reason="x").status_code == 404
+    assert desk.post(f"/desk/campaigns/{AWAY}/confirm", reason="x", seen="0").status_code == 404
+    for seen in ({}, {"seen": ""}, {"seen": "x"}):
+        assert desk.post(f"{path}/confirm", reason="x", **seen).status_code == 409
     undo = desk.post(f"{path}/rulings/1/{to_token('c5')}/undo", reason="x")
     assert undo.status_code == 404
     assert desk.desk.head() == before
@@ -188,19 +190,23 @@ def test_what_cannot_be_ruled_is_refused(desk: Place) -> None:
 def test_all_of_a_campaign_is_confirmed(desk: Place) -> None:
     name = name_of(desk, "d0")
     rule(desk, "d1", "exclude", "a customer")
+    (seen,) = re.findall(r'name="seen" value="(\d+)"', desk.page(f"/desk/campaigns/{name}"))
+    desk.desk.decide("d2", "reject", "a customer of ours", "noor", None)
     answer = desk.post(
-        f"/desk/campaigns/{name}/confirm", reason="one song", intent="cot_harvesting"
+        f"/desk/campaigns/{name}/confirm", reason="one song", intent="cot_harvesting", seen=seen
     )
     assert answer.status_code == 303
     page = desk.page(answer.headers["location"])
-    assert "7 accounts of" in page
-    assert "7 confirmed" in page
+    assert "6 accounts of" in page
+    assert "1 were decided or taken out meanwhile" in page
+    assert "6 confirmed" in page
     present = desk.desk.all_present()
-    ruled = {account for account in present if account.startswith("d")}
-    assert ruled == {f"d{number}" for number in range(8)} - {"d1"}
+    ruled = {name for name, one in present.items() if one.verdict == "confirm" and name[0] == "d"}
+    assert ruled == {f"d{number}" for number in range(8)} - {"d1", "d2"}
+    assert present["d2"].verdict == "reject"
     assert present["d0"].intents == ("cot_harvesting",)
     assert present["d0"].reason == "one song"
-    again = desk.post(f"/desk/campaigns/{name}/confirm", reason="one song")
+    again = desk.post(f"/desk/campaigns/{name}/confirm", reason="one song", seen=seen)
     assert again.status_code == 409
 
 

@@ -13,6 +13,7 @@ from stillwatch.serving.campaigns import CampaignStore
 from stillwatch.serving.campaigns.rulings import CONFIRMED, EXCLUDED, UNDONE, Rulings
 from stillwatch.serving.campaigns.store import Outdated
 from stillwatch.serving.desk import Desk, Refused
+from stillwatch.serving.desk.decisions import Overtaken
 from tests.serving.campaigns.campaigns_support import LOOKED, plain
 
 ONE, TWO, THREE = "c-000000000001", "c-000000000002", "c-000000000003"
@@ -153,7 +154,7 @@ def test_all_of_a_campaign_but_those_taken_out(bench: Bench) -> None:
     look(bench, plain(ONE, "abcd"))
     bench.rulings.exclude(ONE, "b", "a reseller", "mara")
     bench.rulings.confirm(ONE, "c", "first", "mara", None)
-    assert bench.rulings.begin_all(ONE, "all of it", "mara") == ["a", "d"]
+    assert bench.rulings.begin_all(ONE, "all of it", "mara") == ({"a": None, "d": None}, 0)
     entry = bench.desk.entries(limit=1)[0]
     assert (entry.action, entry.fields["accounts"]) == (CONFIRMED, 2)
     assert "account_id" not in entry.fields
@@ -163,12 +164,34 @@ def test_all_of_a_campaign_but_those_taken_out(bench: Bench) -> None:
         bench.rulings.begin_all(ONE, "again", "mara")
 
 
+def test_accounts_decided_since_the_reviewer_looked_are_left_as_they_are(bench: Bench) -> None:
+    look(bench, plain(ONE, "abcd"))
+    before = bench.desk.decide("a", "reject", "a customer of ours", "noor", None)
+    seen = bench.desk.head().count
+    later = bench.desk.decide("b", "reject", "a customer too", "noor", None)
+    left, late = bench.rulings.begin_all(ONE, "one frame", "mara", seen)
+    assert (left, late) == ({"a": before.id, "c": None, "d": None}, 1)
+    assert bench.desk.entries(limit=1)[0].fields["accounts"] == 3
+    # What is decided while they are confirmed one by one stands too.
+    bench.desk.decide("c", "needs_more", "wait", "noor", None)
+    with pytest.raises(Overtaken):
+        bench.rulings.confirm(ONE, "c", "one frame", "mara", None, (), left["c"])
+    bench.rulings.confirm(ONE, "a", "one frame", "mara", None, (), left["a"])
+    present = bench.desk.all_present()
+    assert present["b"].id == later.id
+    assert (present["a"].verdict, present["c"].verdict) == ("confirm", "needs_more")
+    look(bench, plain(TWO, "b"))
+    with pytest.raises(Refused, match="1 were decided meanwhile"):
+        bench.rulings.begin_all(TWO, "one frame", "mara", seen)
+
+
 def test_a_second_reviewer_confirms_all_again(tmp_path: Path) -> None:
     desk, store = Desk.open(tmp_path, two_person=True), CampaignStore.open(tmp_path)
     rulings = Rulings(desk, store)
     store.replace(LOOKED, [plain(ONE, "abc")])
     for reviewer in ("mara", "noor"):
-        assert rulings.begin_all(ONE, "one frame", reviewer) == list("abc")
+        left, late = rulings.begin_all(ONE, "one frame", reviewer)
+        assert (list(left), late) == (list("abc"), 0)
         for account in "abc":
             rulings.confirm(ONE, account, "one frame", reviewer, None)
     assert {one.state for one in desk.all_present().values()} == {"counts"}
