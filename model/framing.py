@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from stillwatch.model.text import word_spans
+from stillwatch.model.text import first_word_spans, word_spans
 
 RING = 12
 """Distinct prompts remembered for each account."""
@@ -43,6 +44,7 @@ LINES_CHARS = 8192
 """Only this much of each end of a prompt is looked at for such lines,"""
 _LINE_CHARS = 480
 """and this much of a line."""
+_NO_LINE = (0,) * len(LINE_WORDS)
 
 FRAMING_STATE: list[tuple[Any, ...]] = [
     ("ring_prefix", "<u2", (RING, len(CHECKPOINTS))),
@@ -97,11 +99,10 @@ def split_prompt(text: str, state: np.void) -> Split:
     split = _cut(text, head, tail, shared, shared_head, shared_tail, inner, word_total, repeat)
     if not repeat:
         position = int(state["ring_next"])
-        state["ring_line"][position] = 0
-        state["ring_line_more"][position] = 0
-        for place, line in enumerate(lines):
-            state["ring_line"][position, place] = line.hashes[0]
-            state["ring_line_more"][position, place, : len(line.hashes) - 1] = line.hashes[1:]
+        padded = [line.hashes + _NO_LINE[len(line.hashes) :] for line in lines]
+        padded += [_NO_LINE] * (LINES - len(lines))
+        state["ring_line"][position] = [hashes[0] for hashes in padded]
+        state["ring_line_more"][position] = [hashes[1:] for hashes in padded]
         state["ring_prefix"][position] = prefix
         state["ring_suffix"][position] = suffix
         state["ring_digest"][position] = digest
@@ -178,7 +179,8 @@ def _lines(text: str, hashed: str) -> list[_Line]:
     """The lines to remember, in their order. `hashed` is the text as it is to be hashed."""
     if "\n" not in text:
         return []
-    found: list[_Line] = []
+    # Of each line its first hash, its beginning and end.
+    found: list[tuple[int, int, int]] = []
     start = 0
     gap = (LINES_CHARS, len(text) - LINES_CHARS)
     while start < len(text):
@@ -189,32 +191,30 @@ def _lines(text: str, hashed: str) -> list[_Line]:
         stop = text.find("\n", start)
         stop = len(text) if stop < 0 else stop
         if stop - start >= MIN_FRAME_BYTES // 2:
-            line = _line(hashed, start, min(stop, start + _LINE_CHARS))
-            if line is not None:
-                found.append(line)
+            end = min(stop, start + _LINE_CHARS)
+            words = first_word_spans(hashed, start, end, LINE_WORDS[0])
+            if len(words) == LINE_WORDS[0]:
+                found.append((_hash(hashed, words[0][0], words[-1][1]), words[0][0], end))
         start = stop + 1
     if len(found) > LINES:
-        early = sorted(found[:-_LAST_LINES], key=lambda line: line.hashes[0])
-        found = sorted(early[: LINES - _LAST_LINES]) + found[-_LAST_LINES:]
-    return found
+        early = sorted(found[:-_LAST_LINES])[: LINES - _LAST_LINES]
+        found = sorted(early, key=lambda line: line[1]) + found[-_LAST_LINES:]
+    return [_line(hashed, *line) for line in found]
 
 
-def _line(hashed: str, start: int, stop: int) -> _Line | None:
-    spans = word_spans(hashed[start:stop])
-    if len(spans) < LINE_WORDS[0]:
-        return None
-    stops: list[int] = []
-    hashes: list[int] = []
-    running, done = 1, spans[0][0]
-    for count in LINE_WORDS:
-        if count > len(spans):
-            break
-        end = spans[count - 1][1]
-        running = zlib.crc32(hashed[start + done : start + end].encode("utf-8", "replace"), running)
-        hashes.append(((running & 0xFFFF) or 1) if hashes else (running or 1))
-        stops.append(start + end)
-        done = end
-    return _Line(start + spans[0][0], tuple(stops), tuple(hashes))
+def _line(hashed: str, first: int, start: int, stop: int) -> _Line:
+    spans = first_word_spans(hashed, start, stop, LINE_WORDS[-1])
+    counts = [count for count in LINE_WORDS if count <= len(spans)]
+    stops = [spans[count - 1][1] for count in counts]
+    hashes, running = [first], first
+    for done, end in pairwise(stops):
+        running = _hash(hashed, done, end, running)
+        hashes.append((running & 0xFFFF) or 1)
+    return _Line(start, tuple(stops), tuple(hashes))
+
+
+def _hash(text: str, start: int, stop: int, running: int = 1) -> int:
+    return zlib.crc32(text[start:stop].encode("utf-8", "replace"), running) or 1
 
 
 def _shared_lines(lines: list[_Line], state: np.void, others: np.ndarray) -> list[_Shared]:

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import islice
 from urllib.parse import unquote_to_bytes
 
 from stillwatch.model.confusables import fold_confusables
@@ -167,6 +168,12 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """Start and stop of each word unit: a run of letters and digits, one character of a script
     without spaces, one punctuation mark, one newline. What lies between is blank."""
     return [found.span() for found in _WORD.finditer(text)]
+
+
+def first_word_spans(text: str, start: int, stop: int, count: int) -> list[tuple[int, int]]:
+    """`word_spans` of the first `count` words, or as many as there are, of text[start:stop], as
+    places in the text."""
+    return [found.span() for found in islice(_WORD.finditer(text, start, stop), count)]
 
 
 _SCRIPT_STARTS, _SCRIPT_NAMES = zip(

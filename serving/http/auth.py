@@ -13,7 +13,9 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -86,8 +88,10 @@ class Authenticator:
 
     def identify(self, request: Request, basic: bool = False) -> Caller:
         """The caller, from `Authorization: Bearer` or `X-API-Key`, with `basic` also from the
-        password of HTTP Basic; Problem if it has no key."""
+        password of HTTP Basic; Problem if it has no key or, where none is asked for, as
+        `check_host`."""
         if self._open:
+            check_host(request)
             return OPERATOR
         given = _given_key(request, basic)
         found = self.of_key(given) if given is not None else None
@@ -115,6 +119,25 @@ class Authenticator:
                 if hmac.compare_digest(known, digest):
                     found = caller
         return found
+
+
+def check_host(request: Request) -> None:
+    """Where no key is asked for: Problem unless the request names a loopback address. A page of
+    elsewhere can have its own name lead here, and would speak to the service from a browser."""
+    if not is_loopback(urlsplit(f"//{request.url.netloc}").hostname or ""):
+        raise Problem(
+            "forbidden_host",
+            "Without keys the service must be called by a loopback address, however: by another "
+            "name.",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def require(*roles: Role, basic: bool = False) -> Callable[[Request], Awaitable[Caller]]:

@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "unauthenticated": Kind(401, "A valid key is needed"),
     "forbidden_role": Kind(403, "The key's role may not do this"),
     "forbidden_account": Kind(403, "The key is bound to other accounts"),
+    "forbidden_host": Kind(403, "The service was called by a name that is not its own"),
     "forbidden_form": Kind(403, "The form did not come from a page of its session"),
     "not_found": Kind(404, "There is no such page"),
     "unknown_account": Kind(404, "The account was never seen"),

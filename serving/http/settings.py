@@ -6,7 +6,6 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from stillwatch.data.errors import ConfigError
-from stillwatch.serving.http.auth import Authenticator, Caller, KeyHash, Role
+from stillwatch.serving.http.auth import Authenticator, Caller, KeyHash, Role, is_loopback
 from stillwatch.serving.http.litellm_settings import LiteLLMSettings
 from stillwatch.serving.verdict import clip, visible
 
@@ -207,14 +206,6 @@ def explain(error: ValidationError) -> list[str]:
     """A line for each fault: its name, what must hold, and what was found unless it is secret."""
     found = error.errors(include_url=False, include_context=False)
     return [_line(dict(fault)) for fault in found]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read_file(path: Path, lines: list[str]) -> dict[str, Any]:

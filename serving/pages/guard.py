@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from fastapi import Depends, Request
 from fastapi.responses import RedirectResponse, Response
@@ -17,9 +17,8 @@ from fastapi.routing import APIRoute
 
 from stillwatch.data.errors import StillwatchError, StoreError
 from stillwatch.serving.desk import AuditError, Refused
-from stillwatch.serving.http.auth import Role
+from stillwatch.serving.http.auth import Role, check_host
 from stillwatch.serving.http.problems import CODE, KINDS, Problem
-from stillwatch.serving.http.settings import is_loopback
 from stillwatch.serving.pages.sessions import Session
 from stillwatch.serving.pages.site import Site
 
@@ -82,7 +81,8 @@ def reader(*roles: Role) -> Callable[[Request], Awaitable[Session]]:
 
     async def session_of(request: Request) -> Session:
         site = site_of(request)
-        check_host(site, request)
+        if site.open_to_all:
+            check_host(request)
         session = site.sessions.find(request.cookies.get(cookie_name(site), ""))
         if session is None:
             raise LoggedOut
@@ -147,16 +147,6 @@ def forged() -> Problem:
         "A form must be posted from a page of its own session, however: this was not; go back, "
         "load the page again, and repeat it.",
     )
-
-
-def check_host(site: Site, request: Request) -> None:
-    """Where no key is asked for, a page of another name for this address must not pass as ours."""
-    if site.open_to_all and not is_loopback(urlsplit(f"//{request.url.netloc}").hostname or ""):
-        raise Problem(
-            "forbidden_form",
-            "Without keys the pages must be opened by a loopback address, however: by another "
-            "name.",
-        )
 
 
 def cookie_name(site: Site) -> str:

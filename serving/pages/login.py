@@ -8,12 +8,11 @@ import secrets
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from stillwatch.serving.http.auth import ALL_ACCOUNTS, OPERATOR, Caller
+from stillwatch.serving.http.auth import ALL_ACCOUNTS, OPERATOR, Caller, check_host
 from stillwatch.serving.pages.guard import (
     HOME,
     LOGIN,
     PostedForm,
-    check_host,
     cookie_name,
     forged,
     read_form,
@@ -31,14 +30,16 @@ def add(routes: APIRouter, site: Site) -> None:
 
     @routes.get(LOGIN)
     async def form(request: Request) -> Response:
-        check_host(site, request)
+        if site.open_to_all:
+            check_host(request)
         if site.sessions.find(request.cookies.get(cookie_name(site), "")) is not None:
             return see_other(HOME)
         return fresh_form(200, None)
 
     @routes.post(LOGIN)
     async def login(request: Request) -> Response:
-        check_host(site, request)
+        if site.open_to_all:
+            check_host(request)
         fields = await read_form(request)
         cookie = request.cookies.get(login_cookie, "")
         expected = site.sessions.login_token(cookie)

@@ -19,9 +19,9 @@ from stillwatch.serving.archive.results import ArchivedEvent
 from stillwatch.serving.campaigns.confirming import Confirming
 from stillwatch.serving.campaigns.job import CampaignJob
 from stillwatch.serving.campaigns.rulings import Rulings
+from stillwatch.serving.http.auth import is_loopback
 from stillwatch.serving.http.desk_api import TemplateKeeper
 from stillwatch.serving.http.service import Service
-from stillwatch.serving.http.settings import is_loopback
 from stillwatch.serving.pages import display
 from stillwatch.serving.pages.assets import Assets
 from stillwatch.serving.pages.campaign_members import Decided

@@ -105,7 +105,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 @pytest.fixture
 def client(scorer: Scorer, desk: Desk, tmp_path: Path) -> Iterator[TestClient]:
     app = app_around(scorer, desk, tmp_path)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         client.headers.update(key("analyst"))
         yield client
     assert app.state.service.gate.close(20)
@@ -145,7 +145,7 @@ def test_analysts_alone_are_let_in(client: TestClient, method: str, path: str) -
 
 def test_without_a_desk_every_route_says_so(scorer: Scorer, tmp_path: Path) -> None:
     app = app_around(scorer, None, tmp_path)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         for (method, path), body in CALLS.items():
             answer = client.request(method, path_of(path), json=body, headers=key("admin"))
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path

@@ -42,7 +42,7 @@ def client(archive: PromptArchive, tmp_path: Path) -> Iterator[TestClient]:
     scorer = tiny_scorer(tiny_bundle(tmp_path / "tiny"))
     with desk_in(tmp_path / "desk", archive=archive) as desk:
         app = app_around(scorer, desk, tmp_path)
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             client.headers.update(key("analyst"))
             yield client
         assert app.state.service.gate.close(20)

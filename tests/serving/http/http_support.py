@@ -128,7 +128,7 @@ def settings_in(folder: Path, **changes: Any) -> ServeSettings:
 def client_of(settings: ServeSettings, scorer: Any) -> Iterator[TestClient]:
     """A client of an app that is started and stopped; faults are answers, not exceptions."""
     app = create_app(settings, scorer)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
 

@@ -67,7 +67,7 @@ def app_of(bundle: Bundle, tmp_path: Path, **settings: Any) -> tuple[FastAPI, Sc
 def client(first: Bundle, tmp_path: Path, folder: Path) -> Iterator[TestClient]:
     """An app with the first bundle and an empty folder."""
     app, _ = app_of(first, tmp_path, bundle_folder=folder)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -75,7 +75,9 @@ def client(first: Bundle, tmp_path: Path, folder: Path) -> Iterator[TestClient]:
 async def started(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client,
     ):
         yield client
 
@@ -178,7 +180,7 @@ def test_a_malformed_request_is_refused(client: TestClient, body: bytes, status:
 
 def test_without_a_folder_no_bundle_can_be_named(first: Bundle, tmp_path: Path) -> None:
     app, _ = app_of(first, tmp_path)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         answer = reload(client, "a")
         assert (answer.status_code, answer.json()["code"]) == (422, "bundle_not_found")
         assert reload(client).status_code == 200
@@ -379,7 +381,7 @@ def test_flags_and_counts_outlive_a_swap(tmp_path: Path, folder: Path) -> None:
     place(sure, folder, "sure", 200)
     app, _ = app_of(sure, tmp_path, bundle_folder=folder)
     events = make_events(accounts=2, each=20)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         before = send(client, *events[:20])
         assert all(verdict["flagged"] for verdict in before)
         assert reload(client, "calm").status_code == 200
@@ -409,7 +411,7 @@ def test_the_newest_good_bundle_of_the_folder_serves_from_the_start(
     place(second, folder, "good", 100)
     (place(first, folder, "bad", 200) / "extra").touch()
     app, scorer = app_of(first, tmp_path, bundle_folder=folder)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         assert scorer.bundle_id == second.id
         assert client.get("/v1/bundle").json()["last_refusal"]["folder"] == "bad"
 

@@ -148,7 +148,7 @@ def test_a_refused_parameter_is_not_repeated(scorer: ScriptedScorer, tmp_path: P
     async def count(count: int) -> int:
         return count
 
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         answer = client.get(f"/count/{CANARY}")
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid_request"

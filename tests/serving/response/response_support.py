@@ -134,5 +134,5 @@ def served(folder: Path, text: str | None = BLOCK, **settings: Any) -> Iterator[
         made = settings_in(folder, desk_folder=folder / "desk", **settings)
         workplace = Workplace.open(folder / "desk", archive, two_person=two_person)
         app = create_app(made, scorer, workplace)
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             yield Served(client, workplace.desk, scorer, app.state.service.responder)

@@ -63,7 +63,7 @@ def app(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def http(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as http:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as http:
         http.headers["Authorization"] = f"Bearer {PEER.key}"
         yield http
 
@@ -230,7 +230,7 @@ def test_the_matrix_knows_these_routes(app: FastAPI) -> None:
 
 
 def test_without_a_desk_it_says_so(tmp_path: Path) -> None:
-    with TestClient(app_around(None, tmp_path)) as http:
+    with TestClient(app_around(None, tmp_path), base_url="http://127.0.0.1") as http:
         headers = {"X-API-Key": PEER.key}
         assert http.get("/taxii2/", headers=headers).status_code == 200
         answer = http.get("/taxii2/api/collections/", headers=headers)
