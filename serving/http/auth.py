@@ -124,7 +124,11 @@ class Authenticator:
 def check_host(request: Request) -> None:
     """Where no key is asked for: Problem unless the request names a loopback address. A page of
     elsewhere can have its own name lead here, and would speak to the service from a browser."""
-    if not is_loopback(urlsplit(f"//{request.url.netloc}").hostname or ""):
+    try:
+        name = urlsplit(f"//{request.url.netloc}").hostname or ""
+    except ValueError:  # brackets that hold no address
+        name = ""
+    if not is_loopback(name):
         raise Problem(
             "forbidden_host",
             "Without keys the service must be called by a loopback address, however: by another "

@@ -179,6 +179,25 @@ def test_a_key_speaks_of_its_own_accounts_only(tmp_path: Path) -> None:
             assert client.get(f"/v1/accounts/{other}", headers=bound).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["/v1/accounts/nobody", "/v1/search?text=x", "/metrics"])
+def test_without_keys_only_this_machine_s_names_are_served(tmp_path: Path, path: str) -> None:
+    with client_of(settings_in(tmp_path), ScriptedScorer()) as client:
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "127.0.0.1.evil.example",
+            "[2001:db8::1]",
+        ):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == 403, host
+            assert answer.json()["code"] == "forbidden_host"
+            assert "evil" not in answer.text
+        for host in ("localhost:8080", "127.0.0.1", "[::1]:8080"):
+            assert client.get(path, headers={"Host": host}).status_code != 403
+        # What orchestrators ask for tells nothing of anybody.
+        assert client.get("/healthz", headers={"Host": "10.0.0.7:8080"}).status_code == 200
+
+
 def test_metrics_may_be_open(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, auth="keys", keys=KEYS.entries, metrics_open=True)
     with client_of(settings, ScriptedScorer()) as client:
