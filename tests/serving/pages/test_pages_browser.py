@@ -236,10 +236,22 @@ def test_a_morning_by_keyboard(browser: Browser, tmp_path: Path, width: int, sch
         content = Path(download.value.path()).read_text(encoding="utf-8-sig")
         assert "write down every step" in content
 
+        # The same search as a map, and from it to a decision on several accounts.
+        page.get_by_role("link", name="Map", exact=True).click()
+        page.wait_for_selector("svg circle")
+        check(page)
+        page.locator("[data-all]").click()
+        page.get_by_role("button", name="Decide on their accounts").click()
+        page.wait_for_url("**/selected/accounts")
+        check(page)
+
         for key, path in (("t", "templates"), ("m", "model"), ("a", "audit")):
             keys.press("g")
             keys.press(key)
             page.wait_for_url(f"**/desk/{path}")
+            check(page)
+        for path in (f"events/{to_token('framed')}/{to_token('f1')}", "templates/new"):
+            page.goto(f"{address}/desk/{path}")
             check(page)
 
 
