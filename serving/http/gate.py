@@ -7,11 +7,14 @@ shares the thread with the others: each batch takes a few events of every reques
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from stillwatch.data.events import Event
@@ -27,6 +30,9 @@ LEAST_BATCH = 16
 """Events of a batch if so many wait."""
 MAX_CALLS = 256
 """Most other calls that wait for the thread."""
+NICER = 8
+"""By so much the thread gives way to the one that answers: under load a refusal must not wait for
+what is being scored."""
 
 
 class Overloaded(Problem):
@@ -249,6 +255,7 @@ class Gate:
         return max(1, self._room() // 4)
 
     def _work(self) -> None:
+        _give_way()
         while True:
             with self._lock:
                 while not (self._queue or self._calls or self._closing):
@@ -311,3 +318,12 @@ def _run(function: Callable[[], Any], answer: Future[Any]) -> None:
         answer.set_result(function())
     except BaseException as error:
         answer.set_exception(error)
+
+
+def _give_way() -> None:
+    """Lower this thread's priority; the encoder's own threads, which it starts, inherit it."""
+    # Elsewhere it would be that of the whole process.
+    if sys.platform == "linux":
+        with suppress(OSError):
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICER)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,7 +16,13 @@ import pytest
 from stillwatch.data.errors import StoreError
 from stillwatch.data.events import Event
 from stillwatch.serving.http.dead_letters import DeadLetters
-from stillwatch.serving.http.gate import DeadLettered, DeadlineExceeded, Gate, Overloaded
+from stillwatch.serving.http.gate import (
+    NICER,
+    DeadLettered,
+    DeadlineExceeded,
+    Gate,
+    Overloaded,
+)
 from stillwatch.serving.http.metrics import Metrics
 from stillwatch.serving.http.problems import Problem
 from stillwatch.serving.verdict import Verdict
@@ -224,6 +233,18 @@ def test_a_fault_in_a_call_harms_nobody_else(make_gate: MakeGate, scorer: Script
         with pytest.raises(KeyError):
             await gate.verdict("nobody")
         assert len(await gate.score(events(3))) == 3
+
+    run(scenario())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own there")
+def test_the_thread_gives_way_to_the_one_that_answers(make_gate: MakeGate) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def scenario() -> None:
+        scoring = await make_gate().call(priority)
+        assert scoring == min(priority() + NICER, 19)
 
     run(scenario())
 
