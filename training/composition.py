@@ -83,14 +83,16 @@ def compose_folds(
     def compose(number: int) -> list[Stream]:
         part = parts[number].portion(TRAIN_PARTS, PARTS)
         rng = np.random.default_rng([seed, 11, number])
-        streams = compose_attacks(rng, part, part, intents, plan.attacks, f"f{number}a", longest)
-        streams += compose_ordinaries(rng, part, plan.ordinary, f"f{number}o", longest)
+        streams = compose_attacks(
+            rng, part, part, intents, plan.attacks, f"f{number}a", longest, plan.buried
+        )
+        streams += compose_ordinaries(rng, part, plan.ordinary, f"f{number}o", longest, plan.buried)
         return streams + (labelled[number] if labelled else [])
 
     def compose_reference(number: int) -> list[Stream]:
         part = parts[number].portion(REFERENCE_PARTS, PARTS)
         rng = np.random.default_rng([seed, 17, number])
-        return compose_ordinaries(rng, part, plan.reference, f"f{number}r", longest)
+        return compose_ordinaries(rng, part, plan.reference, f"f{number}r", longest, plan.buried)
 
     progress(f"composing {plan.folds} folds of {plan.attacks + plan.ordinary} training streams")
     numbers = range(plan.folds)
@@ -144,23 +146,29 @@ def compose_attacks(
     count: int,
     prefix: str,
     longest: int,
+    buried: float = 0.0,
 ) -> list[Stream]:
     """`count` attacking accounts of at most `longest` events, evenly over intents and shares."""
     cells = [(i, s) for i in available_intents(attack, intents) for s in SHARES]
     return [
         compose_attack(
-            rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)], longest
+            rng, attack, cover, f"{prefix}{number}", *cells[number % len(cells)], longest, buried
         )
         for number in range(count)
     ]
 
 
 def compose_ordinaries(
-    rng: np.random.Generator, materials: Materials, count: int, prefix: str, longest: int
+    rng: np.random.Generator,
+    materials: Materials,
+    count: int,
+    prefix: str,
+    longest: int,
+    buried: float = 0.0,
 ) -> list[Stream]:
     """`count` ordinary accounts, every other one the twin of an attacking one."""
     return [
-        compose_twin(rng, materials, f"{prefix}{number}", longest)
+        compose_twin(rng, materials, f"{prefix}{number}", longest, buried)
         if number % 2
         else compose_ordinary(rng, materials, f"{prefix}{number}", longest=longest)
         for number in range(count)

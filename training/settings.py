@@ -30,6 +30,8 @@ class Composition:
         attacks: attacking accounts composed in each fold for training.
         ordinary: ordinary accounts composed in each fold for training.
         reference: ordinary accounts composed in each fold for benign references.
+        buried: share of the attacking accounts trained on, and of their ordinary twins, whose
+            prompts stand behind ordinary text.
         test_attacks: attacking accounts of each intent and share in each fold's test.
         test_ordinary: ordinary accounts in each fold's test, of each setting.
         hold_out: sources, wrapper families, wrappers, products or trades never to be used.
@@ -41,6 +43,7 @@ class Composition:
     attacks: int = 420
     ordinary: int = 800
     reference: int = 300
+    buried: float = 0.08
     test_attacks: int = 20
     test_ordinary: int = 2000
     hold_out: list[str] = field(default_factory=list)

@@ -30,11 +30,13 @@ def compose_attack(
     intent: str,
     share: float,
     longest: int = MAX_EVENTS,
+    buried: float = 0.0,
 ) -> Stream:
     """One attacking account: at least MIN_ATTACK_PROMPTS of one intent, `share` of all events,
-    of which there are 16 to `longest`, at least enough for the attack prompts."""
+    of which there are 16 to `longest`, at least enough for the attack prompts. Of accounts a share
+    of `buried` has those behind ordinary text."""
     harvest, kind = _harvest(rng, attack, intent, draw_core_size(rng, share, longest))
-    requests = dilute(rng, cover, bury(rng, cover, harvest), share)
+    requests = dilute(rng, cover, bury(rng, cover, harvest, buried), share)
     pace = str(rng.choice(["human", "machine", "burst", "product"]))
     return build_stream(rng, account_id, kind, requests, pace, (intent,))
 

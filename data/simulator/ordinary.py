@@ -28,8 +28,6 @@ Composer = Callable[[np.random.Generator, Materials, int], list[Request]]
 
 MAX_EVENTS = 300
 PEOPLE_ROLES = ("chat", "lookalike")
-BURIED = 0.08
-"""Share of attacking accounts, and of their twins, whose core stands behind ordinary text."""
 _BURIED_TOKENS = (60, 800)
 
 
@@ -70,10 +68,12 @@ def dilute(
     return mix_into(rng, core, compose_cover(rng, cover, size) if size else [])
 
 
-def bury(rng: np.random.Generator, materials: Materials, core: list[Request]) -> list[Request]:
-    """The core, of one account in some behind ordinary text: about as many tokens before each
+def bury(
+    rng: np.random.Generator, materials: Materials, core: list[Request], share: float
+) -> list[Request]:
+    """The core, of a `share` of accounts behind ordinary text: about as many tokens before each
     request, of what people and customers send."""
-    if rng.random() >= BURIED:
+    if not share or rng.random() >= share:
         return core
     tokens = round(np.exp(rng.uniform(*np.log(_BURIED_TOKENS))))
     sources = materials.by_role(*PEOPLE_ROLES, "app") or materials.sources
@@ -85,16 +85,22 @@ def bury(rng: np.random.Generator, materials: Materials, core: list[Request]) ->
 
 
 def compose_twin(
-    rng: np.random.Generator, materials: Materials, account_id: str, longest: int
+    rng: np.random.Generator,
+    materials: Materials,
+    account_id: str,
+    longest: int,
+    buried: float = 0.0,
 ) -> Stream:
     """An ordinary account built as an attacking one is, with a product where that has its harvest:
     of the same shares, lengths and covers. What tells them apart is what is asked for, and
-    neither the length of a stream nor that it is a mixture."""
+    neither the length of a stream nor that it is a mixture. A share of `buried` has it behind
+    ordinary text."""
     share = SHARES[int(rng.integers(len(SHARES)))]
     names = list(CORES)
     weights = np.array([CORES[name][0] for name in names])
     kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    core = bury(rng, materials, CORES[kind][1](rng, materials, draw_core_size(rng, share, longest)))
+    core = CORES[kind][1](rng, materials, draw_core_size(rng, share, longest))
+    core = bury(rng, materials, core, buried)
     requests = dilute(rng, materials, core, share)
     return build_stream(rng, account_id, kind, requests, str(rng.choice(PACES)))
 

@@ -21,7 +21,6 @@ from stillwatch.data.simulator.materials import (
     split_folds,
 )
 from stillwatch.data.simulator.ordinary import (
-    BURIED,
     KINDS,
     bury,
     compose_cover,
@@ -177,13 +176,12 @@ def test_twins_are_built_as_attacks_are(materials: Materials) -> None:
     assert mixed[0] == pytest.approx(mixed[1], abs=0.12)
 
 
-def test_as_many_attacks_as_twins_stand_behind_ordinary_text(
-    materials: Materials, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_of_attacks_and_twins_stands_behind_ordinary_text(materials: Materials) -> None:
     core = [Request("s", f"the core {number}", "product", False, "o") for number in range(12)]
-    fates = [bury(rng(seed), materials, core) for seed in range(600)]
+    fates = [bury(rng(seed), materials, core, 0.1) for seed in range(600)]
     moved = [own for own in fates if own != core]
-    assert BURIED - 0.03 < len(moved) / len(fates) < BURIED + 0.03
+    assert 0.07 < len(moved) / len(fates) < 0.13
+    assert bury(rng(0), materials, core, 0.0) == core
     ordinary = {p.text for s in materials.by_role("chat", "lookalike", "app") for p in s.prompts}
     lengths = set()
     for own in moved:
@@ -197,9 +195,8 @@ def test_as_many_attacks_as_twins_stand_behind_ordinary_text(
         lengths.add(round(np.mean([len(request.prompt) for request in own]), -2))
     assert max(lengths) > 4 * min(lengths)
 
-    monkeypatch.setattr("stillwatch.data.simulator.ordinary.BURIED", 1.0)
-    twin = compose_twin(rng(1), materials, "t", 60)
-    attack = compose_attack(rng(1), materials, materials, "a", INTENTS[0], 1.0, 60)
+    twin = compose_twin(rng(1), materials, "t", 60, 1.0)
+    attack = compose_attack(rng(1), materials, materials, "a", INTENTS[0], 1.0, 60, 1.0)
     for stream in (twin, attack):
         longest = max(len(event.prompt) for event in stream.events)
         assert longest > 200
