@@ -12,7 +12,7 @@ import numpy as np
 
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.adapt import examples_to_bytes
-from stillwatch.model.bundle import Bundle, Calibration, in_memory, write_bundle
+from stillwatch.model.bundle import Bundle, Calibration, write_bundle
 from stillwatch.model.detector import Detector
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
@@ -136,10 +136,14 @@ def _fit(
     card = model_card(settings, fields, figures)
     if settings.campaign_worlds:
         content = detector_files(readers, fit, model, card)
-        detector = Detector(in_memory(with_golden(fields, content, encoder), content), encoder)
-        campaigns, found = fit_campaigns(
-            detector, corpora, range(settings.campaign_worlds), progress
+        # Kept, so that a run that is killed has lost little: scripts/calibrate_campaigns.py goes on.
+        plain = write_bundle(
+            run_folder / "without-campaigns", with_golden(fields, content, encoder), content
         )
+        campaigns, found = fit_campaigns(
+            Detector(plain, encoder), corpora, range(settings.campaign_worlds), progress,
+            run_folder / "readings",
+        )  # fmt: skip
         fields["campaigns"] = campaigns.model_dump()
         progress(f"composed worlds: {found}")
         card = with_campaigns(card, campaigns, found)
