@@ -136,7 +136,7 @@ def _fit(
     card = model_card(settings, fields, figures)
     if settings.campaign_worlds:
         content = detector_files(readers, fit, model, card)
-        # Kept, so that a run that is killed has lost little: scripts/calibrate_campaigns.py goes on.
+        # Kept for scripts/calibrate_campaigns.py, should the run be killed here.
         plain = write_bundle(
             run_folder / "without-campaigns", with_golden(fields, content, encoder), content
         )
