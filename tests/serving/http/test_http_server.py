@@ -93,7 +93,7 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 
 def post(body: bytes, *headers: str, path: str = "/v1/events") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: t", "Content-Type: application/json", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     if not any(line.startswith(("Content-Length", "Transfer")) for line in headers):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -170,7 +170,7 @@ def test_headers_are_limited(service: Running, headers: tuple[str, ...]) -> None
 )
 def test_what_is_no_http_is_refused(service: Running, raw: bytes) -> None:
     assert service.ask(raw)[0] == 400
-    assert service.ask(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")[0] == 200
+    assert service.ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_is_no_http_is_refused(service: Running, raw: bytes) -> None:
 def test_a_path_is_taken_as_it_is(service: Running, account_id: str, path: str) -> None:
     body = json.dumps(event(f"id-{account_id}", account_id)).encode()
     assert service.ask(post(body))[0] == 200
-    _, _, found = service.ask(f"GET /v1/accounts/{path} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+    _, _, found = service.ask(f"GET /v1/accounts/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert json.loads(found)["account_id"] == account_id
 
 
@@ -210,10 +210,10 @@ def test_a_stop_finishes_what_is_in_flight(tmp_path: Path, number: signal.Signal
         stalled, half, idle, busy = [service.connect() for _ in range(4)]
         stalled.sendall(post(b'{"ev', "Content-Length: 100"))
         half.sendall(b"POST /v1/events HTTP/1.1\r\nHost")
-        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer_of(idle)[0] == 200
         busy.sendall(post(body_of("0.7")))
-        ask_metrics = b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n"
+        ask_metrics = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
         while b"stillwatch_queue_events 1.0" not in service.ask(ask_metrics)[2]:
             assert service.process.poll() is None
         started = time.monotonic()
