@@ -187,7 +187,9 @@ def test_what_is_no_http_is_refused(service: Running, raw: bytes) -> None:
 def test_a_path_is_taken_as_it_is(service: Running, account_id: str, path: str) -> None:
     body = json.dumps(event(f"id-{account_id}", account_id)).encode()
     assert service.ask(post(body))[0] == 200
-    _, _, found = service.ask(f"GET /v1/accounts/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    _, _, found = service.ask(
+        f"GET /v1/accounts/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
     assert json.loads(found)["account_id"] == account_id
 
 
