@@ -97,7 +97,7 @@ def test_features_given_to_the_gate_are_compared_beside_random_ones(
     # Differs only where the first feature is not at its mean.
     other = Classifier(classifier.config)
     other.load_state_dict(classifier.state_dict())
-    embed = other.embed[0]
+    embed = next(other.embed.children())
     assert isinstance(embed, Linear)
     with torch.no_grad():
         embed.weight[:, 0] += 1
