@@ -100,9 +100,10 @@ class EncoderEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """manifest.json. `campaigns` is None in a bundle that was not calibrated for them. `files`
-    gives the SHA-256 of each other file, `checksum` that of the manifest without it (None in
-    bundles that were written before it was added)."""
+    """manifest.json. `middle_frames` is whether the bundle was trained on frames in the middle of
+    prompts, and so is to look for them; `campaigns` is None in a bundle that was not calibrated
+    for them. `files` gives the SHA-256 of each other file, `checksum` that of the manifest without
+    it (None in bundles that were written before it was added)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     format: int
@@ -110,6 +111,7 @@ class Manifest(BaseModel):
     classes: list[str]
     features: list[str]
     classifier_state: list[int]
+    middle_frames: bool = False
     encoder: EncoderEntry
     calibration: Calibration
     thresholds: Thresholds
@@ -163,7 +165,7 @@ def _checksum(manifest: Manifest) -> str:
     """Of all that a manifest says, however it is laid out."""
     try:
         # Left out where there is none, so that bundles from before it was added keep theirs.
-        absent = {"campaigns"} if manifest.campaigns is None else set()
+        absent = {name for name in ("campaigns", "middle_frames") if not getattr(manifest, name)}
         fields = manifest.model_dump(exclude={"checksum"} | absent)
         return _sha256(json.dumps(fields, sort_keys=True).encode())
     # What is nested too deep raises either.

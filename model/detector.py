@@ -33,7 +33,7 @@ from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
-STATE_VERSION = 2
+STATE_VERSION = 1
 """Raised when the meaning of a record changes though its fields do not."""
 FRAME, SLOT = PLACES.index("frame"), PLACES.index("slot")
 
@@ -122,8 +122,9 @@ class Detector:
         self._offsets = np.array([platt.offset for platt in calibration])
         self._signals: OrderedDict[bytes, _Signal] = OrderedDict()
         self.record_dtype = state_dtype(
-            self._layout.classes, len(self.intents), manifest.classifier_state
-        )
+            self._layout.classes, len(self.intents), manifest.classifier_state,
+            manifest.middle_frames,
+        )  # fmt: skip
         """Of the record that is kept of an account between events."""
         self.state_id = _state_id(bundle, self.record_dtype)
         """Sixteen hexadecimal digits: records of two detectors mean the same if these agree."""

@@ -46,16 +46,22 @@ _LINE_CHARS = 480
 """and this much of a line."""
 _NO_LINE = (0,) * len(LINE_WORDS)
 
-FRAMING_STATE: list[tuple[Any, ...]] = [
+ENDS_STATE: list[tuple[Any, ...]] = [
     ("ring_prefix", "<u2", (RING, len(CHECKPOINTS))),
     ("ring_suffix", "<u2", (RING, len(CHECKPOINTS))),
-    # Any line may be like any other, so its first hash must be wide.
-    ("ring_line", "<u4", (RING, LINES)),
-    ("ring_line_more", "<u2", (RING, LINES, len(LINE_WORDS) - 1)),
     ("ring_digest", "<u4", (RING,)),
     ("ring_next", "u1"),
 ]
-"""The part of an account's state that belongs to framing."""
+"""The part of an account's state that belongs to framing, of a detector that was trained on frames
+at the ends of prompts alone."""
+
+FRAMING_STATE: list[tuple[Any, ...]] = [
+    *ENDS_STATE,
+    # Any line may be like any other, so its first hash must be wide.
+    ("ring_line", "<u4", (RING, LINES)),
+    ("ring_line_more", "<u2", (RING, LINES, len(LINE_WORDS) - 1)),
+]
+"""The same where frames are looked for in the middle too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,8 @@ class Split:
 def split_prompt(text: str, state: np.void) -> Split:
     """Split a normalised prompt against one account's state, and remember it there.
 
-    `state` is one record of a structured array that has the fields of FRAMING_STATE.
+    `state` is one record of a structured array that has the fields of FRAMING_STATE or, for frames
+    at the ends alone, of ENDS_STATE.
     An exact repeat of a remembered prompt is told by `repeat` and is not remembered twice.
     """
     head = word_spans(text[:EDGE_CHARS])
@@ -93,16 +100,18 @@ def split_prompt(text: str, state: np.void) -> Split:
     word_total = len(head) if tail is head else len(head) + len(tail)
     shared_tail = np.minimum(shared_tail, np.maximum(word_total - 1 - shared_head, 0))
     shared = np.where(others, shared_head + shared_tail, 0)
-    lines = _lines(text, hashed)
+    middle = "ring_line" in state.dtype.names
+    lines = _lines(text, hashed) if middle else []
     inner = _shared_lines(lines, state, others) if lines else []
 
     split = _cut(text, head, tail, shared, shared_head, shared_tail, inner, word_total, repeat)
     if not repeat:
         position = int(state["ring_next"])
-        padded = [line.hashes + _NO_LINE[len(line.hashes) :] for line in lines]
-        padded += [_NO_LINE] * (LINES - len(lines))
-        state["ring_line"][position] = [hashes[0] for hashes in padded]
-        state["ring_line_more"][position] = [hashes[1:] for hashes in padded]
+        if middle:
+            padded = [line.hashes + _NO_LINE[len(line.hashes) :] for line in lines]
+            padded += [_NO_LINE] * (LINES - len(lines))
+            state["ring_line"][position] = [hashes[0] for hashes in padded]
+            state["ring_line_more"][position] = [hashes[1:] for hashes in padded]
         state["ring_prefix"][position] = prefix
         state["ring_suffix"][position] = suffix
         state["ring_digest"][position] = digest

@@ -30,11 +30,12 @@ class EventTexts(NamedTuple):
     """Whether a part of the event is not read by every reader."""
 
 
-def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> np.dtype:
+def state_dtype(
+    classes: int, intents: int, classifier_shape: Sequence[int], middle_frames: bool = True
+) -> np.dtype:
     """The record that holds all that is kept of an account between events."""
-    return np.dtype(
-        [*feature_state_fields(classes, intents), ("classifier", "<f4", tuple(classifier_shape))]
-    )
+    fields = feature_state_fields(classes, intents, middle_frames)
+    return np.dtype([*fields, ("classifier", "<f4", tuple(classifier_shape))])
 
 
 def read_event(event: Event, record: np.void) -> EventTexts:
