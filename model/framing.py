@@ -100,7 +100,7 @@ def split_prompt(text: str, state: np.void) -> Split:
     word_total = len(head) if tail is head else len(head) + len(tail)
     shared_tail = np.minimum(shared_tail, np.maximum(word_total - 1 - shared_head, 0))
     shared = np.where(others, shared_head + shared_tail, 0)
-    middle = "ring_line" in state.dtype.names
+    middle = "ring_line" in (state.dtype.names or ())
     lines = _lines(text, hashed) if middle else []
     inner = _shared_lines(lines, state, others) if lines else []
 

@@ -23,9 +23,9 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N events of some traffic: float64 (N,) risk of the account after each, contribution to its
-    likeliest intent, similarity to its nearest template, time in seconds since the epoch; bool (N,)
-    whether under a frame; account, language and likeliest intent of each."""
+    """N events of some traffic, each array (N,): risk of the account after each, contribution to
+    its likeliest intent, similarity to its nearest template, time in seconds since the epoch,
+    whether under a frame. How many events there are of each language and likeliest intent."""
 
     risk: np.ndarray
     contribution: np.ndarray

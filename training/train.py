@@ -135,8 +135,8 @@ def _fit(
         },
     }
     card = model_card(settings, fields, figures)
+    content = detector_files(readers, fit, model, card)
     if settings.campaign_worlds:
-        content = detector_files(readers, fit, model, card)
         # Kept for scripts/calibrate_campaigns.py, should the run be killed here.
         plain = write_bundle(
             run_folder / "without-campaigns", with_golden(fields, content, encoder), content
@@ -147,8 +147,7 @@ def _fit(
         )  # fmt: skip
         fields["campaigns"] = campaigns.model_dump()
         progress(f"composed worlds: {found}")
-        card = with_campaigns(card, campaigns, found)
-    content = detector_files(readers, fit, model, card)
+        content["README.md"] = with_campaigns(card, campaigns, found).encode()
     bundle = write_bundle(output, with_golden(fields, content, encoder), content)
     _write(run_folder / "figures.json", json.dumps(figures, indent=1) + "\n")
     return bundle

@@ -160,7 +160,7 @@ def _compared(before: Traffic | None, now: Traffic | None, origin: Origin) -> Dr
         samples = np.array(before.numbers[name]), np.array(now.numbers[name])
         # The mean of hours tells nothing: 23 and 1 are near each other.
         means = (None, None) if name == "hour" else (before.means[name], now.means[name])
-        found.append(Measure(title, what, drift.psi(*samples), drift.ks(*samples).distance, *means))
+        found.append(Measure(title, what, drift.psi(*samples), drift.ks(*samples), *means))
     for name, (title, what) in COUNTS.items():
         counts = before.counts[name], now.counts[name]
         shares: tuple[float | None, float | None] = (None, None)
