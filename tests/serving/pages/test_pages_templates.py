@@ -42,9 +42,11 @@ def test_a_template_goes_its_way_from_prompts_to_live(tmp_path: Path) -> None:
         path = answer.headers["location"]
         assert "waits in quarantine" in desk.page(path)
         assert desk.desk.templates.get("site-1").intent == "cot_harvesting"
+        assert f"{path}/approve" not in desk.page(path)
         assert desk.post(f"{path}/replay").status_code == 303
-        replayed = text_of(desk.page(path))
-        assert "It may go live." in replayed
+        replayed = desk.page(path)
+        assert "It may go live." in text_of(replayed)
+        assert f"{path}/approve" in replayed
         assert desk.post(f"{path}/approve", reason="").status_code == 422
         assert desk.post(f"{path}/approve", reason="seen in one campaign").status_code == 303
         assert "site-1 is live" in desk.page(path)
@@ -72,8 +74,10 @@ def test_a_template_that_hits_ordinary_prompts_does_not_go_live(tmp_path: Path) 
             "location"
         ]
         desk.post(f"{path}/replay")
-        replayed = text_of(desk.page(path))
-        assert "it hits 100.00% of the ordinary prompts. It may not go live." in replayed
+        replayed = desk.page(path)
+        told = "it hits 100.00% of the ordinary prompts. It may not go live."
+        assert told in text_of(replayed)
+        assert f"{path}/approve" not in replayed
         answer = desk.post(f"{path}/approve", reason="I insist")
         assert answer.status_code == 409
         assert "it hits 30 of 30 (100.00%), of 30 accounts" in text_of(answer.text)
