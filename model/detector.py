@@ -72,6 +72,15 @@ class Scored(NamedTuple):
     """Unit vectors float32 (D,) of the texts that were encoded for this call, by `text_key`; what
     was known from earlier calls is not encoded again."""
 
+    def part(self, first: int, end: int) -> Scored:
+        """Of the events from `first` to before `end`; `vectors` stays whole."""
+        cut = slice(first, end)
+        return self._replace(
+            risk=self.risk[cut], intents=self.intents[cut], contribution=self.contribution[cut],
+            template=self.template[cut], similarity=self.similarity[cut],
+            truncated=self.truncated[cut], texts=self.texts[cut],
+        )  # fmt: skip
+
 
 class _Signal(NamedTuple):
     row: np.ndarray

@@ -52,7 +52,6 @@ class Evidence:
 
 def skeleton_evidence(table: EventTable, skeletons: Skeletons) -> list[Evidence]:
     """The skeletons that are a part of what their accounts do, and more than one prompt."""
-    sent = np.bincount(table.account, minlength=int(table.account.max(initial=-1)) + 1)
     bounds = np.searchsorted(skeletons.skeleton, np.arange(len(skeletons) + 1))
     found = []
     for number in range(len(skeletons)):
@@ -62,7 +61,7 @@ def skeleton_evidence(table: EventTable, skeletons: Skeletons) -> list[Evidence]
         if texts < max(MIN_TEXTS, many):
             continue
         accounts, counts = np.unique(table.account[events], return_counts=True)
-        if np.median(counts / sent[accounts]) < MIN_SHARE and np.median(counts) < MIN_EVENTS:
+        if np.median(counts / table.sent[accounts]) < MIN_SHARE and np.median(counts) < MIN_EVENTS:
             continue
         found.append(
             Evidence(

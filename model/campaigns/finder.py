@@ -177,8 +177,7 @@ class CampaignFinder:
     def _members(self, community: Community, reading: Reading, table: EventTable) -> np.ndarray:
         """Accounts int64, sorted, at least those with the most events of it."""
         accounts, counts = np.unique(table.account[reading.events], return_counts=True)
-        sent = np.bincount(table.account, minlength=len(self.index.accounts))[accounts]
-        member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * sent)
+        member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * table.sent[accounts])
         least = MIN_MAIN_SHARE * len(community.accounts)
         main = [one.accounts for one in community.evidence if len(one.accounts) >= least]
         if main:

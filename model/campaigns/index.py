@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,30 @@ class EventTable:
 
     def __len__(self) -> int:
         return len(self.account)
+
+    @cached_property
+    def sent(self) -> np.ndarray:
+        """How many events each account has sent, int64 (A,)."""
+        return np.bincount(self.account)
+
+    @cached_property
+    def middle_half(self) -> float:
+        """Seconds from the first to the third quartile of the times."""
+        low, high = np.quantile(self.time, [0.25, 0.75])
+        return float(high - low)
+
+    @cached_property
+    def began(self) -> float:
+        """The earliest time; infinite if there is none."""
+        return float(self.time.min(initial=np.inf))
+
+    @cached_property
+    def released(self) -> np.ndarray:
+        """First use of each model by anyone, float64 (models,)."""
+        used = self.model >= 0
+        first = np.full(int(self.model.max(initial=-1)) + 1, np.inf)
+        np.minimum.at(first, self.model[used], self.time[used])
+        return first
 
 
 class CampaignIndex:

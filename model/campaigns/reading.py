@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from stillwatch.data.events import Event
 from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
 from stillwatch.model.campaigns.risk import FEATURES
-from stillwatch.model.detector import SLOT, Detector, text_key
+from stillwatch.model.detector import SLOT, Detector, Scored, text_key
 from stillwatch.model.stream import EventTexts
 
 SAMPLE_EVENTS = 64
@@ -32,6 +33,9 @@ EACH = 3
 """Of an account, while there are accounts enough."""
 FIRST_LOOK = 16
 """Events that are read of a community first: most are clearly ordinary after that."""
+AT_ONCE = 64
+"""Communities that are read in one go: a search of the references costs as much for five texts as
+for hundreds."""
 HOPE = 1.0
 """By which the risk's logit may yet rise after the first look."""
 SURE = 1.64
@@ -67,6 +71,25 @@ class Work:
     counts: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Traffic:
+    """All events and accounts: `order` int64 (E,) sorts the events by account, whose own are those
+    between two `bounds` int64 (A + 1,); `hashes` uint64 (A,) are of the accounts' names."""
+
+    table: EventTable
+    index: CampaignIndex
+    order: np.ndarray
+    bounds: np.ndarray
+    hashes: np.ndarray
+
+    @classmethod
+    def of(cls, table: EventTable, index: CampaignIndex) -> _Traffic:
+        order = np.argsort(table.account, kind="stable")
+        bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
+        hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
+        return cls(table, index, order, bounds, hashes)
+
+
 class _Content(NamedTuple):
     """What some events say: features as found, those that speak most for a campaign among what is
     likely, intents (I,), and the `text_key` of each event's payload."""
@@ -95,57 +118,78 @@ class CommunityReader:
     ) -> list[Reading]:  # fmt: skip
         """One reading a community; `progress` gets how many are done. With `clear` those that it
         clears after a first look are not read further."""
-        sent = np.bincount(table.account, minlength=len(index.accounts))
-        order = np.argsort(table.account, kind="stable")
-        bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
-        spread = _middle_half(table.time)
-        hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
+        traffic = _Traffic.of(table, index)
         self._used = set()
-        found = []
-        for done, community in enumerate(communities, start=1):
-            work = _work(community, table, order, bounds)
-            first = np.full(len(index.accounts), np.inf)
-            np.minimum.at(first, table.account[work.events], table.time[work.events])
-            begun = first[work.accounts]
-            sharing = {
-                "dedication": float(np.median(work.counts / sent[work.accounts])),
-                "unevenness": _unevenness(work.counts),
-                "onset": float(np.log((_middle_half(begun) + 60.0) / (spread + 60.0))),
-                "accounts": float(np.log(len(work.accounts))),
-                "variety": len(np.unique(table.text[work.events])) / len(work.events),
-                "sharing": _sharing(community, work.accounts, index),
-            }
-            sampled = sample(work, table, hashes, FIRST_LOOK if clear else SAMPLE_EVENTS)
-            content = self._content(sampled, table, whole=clear is None)
-            if clear is not None and not clear(_features(content.at_most, sharing)):
-                sampled = sample(work, table, hashes)
-                content = self._content(sampled, table)
-            order_in_time = np.lexsort((table.identity[work.events], table.time[work.events]))
-            found.append(
-                Reading(
-                    _features(content.found, sharing), content.intents,
-                    work.events[order_in_time], sampled,
-                )
-            )  # fmt: skip
-            progress(done)
+        found: list[Reading] = []
+        for start in range(0, len(communities), AT_ONCE):
+            found += self._read_some(communities[start : start + AT_ONCE], traffic, clear)
+            progress(len(found))
         self._kept = {key: kept for key, kept in self._kept.items() if key in self._used}
         self._vectors = {key: kept for key, kept in self._vectors.items() if key in self._used}
         return found
 
-    def _content(self, sampled: tuple[int, ...], table: EventTable, whole: bool = True) -> _Content:
-        identities = table.identity[list(sampled)].tobytes()
-        key = hashlib.blake2b(
-            identities + self.detector.bundle_id.encode() + bytes([whole]), digest_size=16
-        ).digest()
-        known = self._kept.get(key)
-        if known is None:
-            known = self._kept[key] = self._read_content(self.fetch(sampled), whole)
-        self._used.update((key, *known.payloads))
-        return known
+    def _read_some(
+        self, communities: Sequence[Community], traffic: _Traffic, clear: Clear | None
+    ) -> list[Reading]:
+        table = traffic.table
+        works = [_work(community, traffic) for community in communities]
+        shared = [
+            _work_shared(community, work, traffic)
+            for community, work in zip(communities, works, strict=True)
+        ]
+        most = SAMPLE_EVENTS if clear is None else FIRST_LOOK
+        samples = [sample(work, table, traffic.hashes, most) for work in works]
+        contents = self._contents(samples, table, whole=clear is None)
+        if clear is not None:
+            further = [
+                number
+                for number, (content, sharing) in enumerate(zip(contents, shared, strict=True))
+                if not clear(_features(content.at_most, sharing))
+            ]
+            for number in further:
+                samples[number] = sample(works[number], table, traffic.hashes)
+            read = self._contents([samples[number] for number in further], table, whole=True)
+            for number, content in zip(further, read, strict=True):
+                contents[number] = content
+        return [
+            Reading(
+                _features(content.found, sharing), content.intents,
+                work.events[np.lexsort((table.identity[work.events], table.time[work.events]))],
+                sampled,
+            )
+            for work, sharing, sampled, content in zip(
+                works, shared, samples, contents, strict=True
+            )
+        ]  # fmt: skip
 
-    def _read_content(self, events: list[Event], whole: bool) -> _Content:
-        record = np.zeros(1, dtype=self.detector.record_dtype)
-        scored = self.detector.score(events, [0] * len(events), record)
+    def _contents(
+        self, samples: Sequence[tuple[int, ...]], table: EventTable, whole: bool
+    ) -> list[_Content]:
+        """What the events of each sample say, each read as a stream of its own."""
+        suffix = self.detector.bundle_id.encode() + bytes([whole])
+        keys = [
+            hashlib.blake2b(table.identity[list(own)].tobytes() + suffix, digest_size=16).digest()
+            for own in samples
+        ]
+        unread = {key: own for key, own in zip(keys, samples, strict=True) if key not in self._kept}
+        read = self._read_contents(list(unread.values()), whole)
+        self._kept |= zip(unread, read, strict=True)
+        found = [self._kept[key] for key in keys]
+        self._used.update(keys, *(content.payloads for content in found))
+        return found
+
+    def _read_contents(self, samples: Sequence[tuple[int, ...]], whole: bool) -> list[_Content]:
+        events = self.fetch([number for own in samples for number in own])
+        places = np.repeat(np.arange(len(samples)), [len(own) for own in samples])
+        records = np.zeros(len(samples), dtype=self.detector.record_dtype)
+        scored = self.detector.score(events, places.tolist(), records)
+        bounds = np.searchsorted(places, np.arange(len(samples) + 1))
+        return [
+            self._content(events[first:end], scored.part(first, end), whole)
+            for first, end in pairwise(bounds)
+        ]
+
+    def _content(self, events: Sequence[Event], scored: Scored, whole: bool) -> _Content:
         last = max(len(events) // 4, 1)
         strongest = _logit(scored.contribution.max(axis=1))
         risk = float(_logit(scored.risk[-last:]).mean())
@@ -216,19 +260,36 @@ def sample(
     return tuple(int(number) for number in numbers)
 
 
-def _work(community: Community, table: EventTable, order: np.ndarray, bounds: np.ndarray) -> Work:
+def _work(community: Community, traffic: _Traffic) -> Work:
     """Events that hold a skeleton of the community; all events of those accounts that only keys
     tie to it."""
+    table, bounds = traffic.table, traffic.bounds
     parts = [own.events for own in community.evidence if own.kind == "skeleton"]
     held = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
     having = np.unique(table.account[held])
     others = [
-        order[bounds[account] : bounds[account + 1]]
+        traffic.order[bounds[account] : bounds[account + 1]]
         for account in np.setdiff1d(community.accounts, having)
     ]
     events = np.sort(np.concatenate([held, *others]))
     accounts, counts = np.unique(table.account[events], return_counts=True)
     return Work(events, accounts, counts)
+
+
+def _work_shared(community: Community, work: Work, traffic: _Traffic) -> dict[str, float]:
+    """The features that tell how the accounts share the work."""
+    table = traffic.table
+    begun = np.full(len(work.accounts), np.inf)
+    owner = np.searchsorted(work.accounts, table.account[work.events])
+    np.minimum.at(begun, owner, table.time[work.events])
+    return {
+        "dedication": float(np.median(work.counts / table.sent[work.accounts])),
+        "unevenness": _unevenness(work.counts),
+        "onset": float(np.log((_middle_half(begun) + 60.0) / (table.middle_half + 60.0))),
+        "accounts": float(np.log(len(work.accounts))),
+        "variety": len(np.unique(table.text[work.events])) / len(work.events),
+        "sharing": _sharing(community, work.accounts, traffic.index),
+    }
 
 
 def _features(content: dict[str, float], sharing: dict[str, float]) -> np.ndarray:

@@ -53,8 +53,7 @@ def _lifetimes(account: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _together(table: EventTable, accounts: np.ndarray, first: np.ndarray) -> list[TimingLink]:
     low, high = np.quantile(first, [0.25, 0.75])
-    all_low, all_high = np.quantile(table.time, [0.25, 0.75])
-    if high - low > TOGETHER * (all_high - all_low):
+    if high - low > TOGETHER * table.middle_half:
         return []
     hours = (high - low) / 3600
     together = accounts[(first >= low) & (first <= high)]
@@ -85,10 +84,9 @@ def _pivot(
     found = []
     used = np.unique(table.model[events])
     for model in used[used >= 0]:
-        everywhere = table.time[table.model == model]
-        release = float(everywhere.min())
+        release = table.released[model]
         # A model that is there from the beginning was not released while it was watched.
-        if release < float(table.time.min()) + PIVOT_S:
+        if release < table.began + PIVOT_S:
             continue
         own = events[table.model[events] == model]
         others = events[(table.model[events] != model) & (table.time[events] < release)]
