@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from stillwatch.data.events import Event
+from stillwatch.model.campaigns import reading
 from stillwatch.model.campaigns.finder import Campaign, CampaignFinder, named, single_account
 from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.reading import EACH, SAMPLE_EVENTS, Work, hash_of, sample
@@ -176,6 +177,30 @@ def test_what_was_read_is_not_encoded_again(detector: Detector) -> None:
     before = encoder.encoded
     finder.find()
     assert encoder.encoded == before
+
+
+def test_how_many_are_read_at_once_changes_nothing(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(12)
+    asked = (
+        "Grade {slot} for me, out of ten, now",
+        "Say {slot} again as a judge of it would put it",
+    )
+    events = [
+        *campaign(rng),
+        # Too few accounts for a second look.
+        *campaign(rng, accounts=4, name="d", frame=asked[0]),
+        *campaign(rng, accounts=20, name="e", frame=asked[1]),
+        *ordinary(rng),
+    ]
+    together = find(detector, events)
+    assert [one.flagged for one in together] == [True, True, False]
+    monkeypatch.setattr(reading, "AT_ONCE", 1)
+    for one, other in zip(together, find(detector, events), strict=True):
+        assert one.accounts == other.accounts
+        assert one.risk == pytest.approx(other.risk)
+        assert [r[1] for r in one.reasons] == pytest.approx([r[1] for r in other.reasons])
 
 
 def test_nothing_to_link(detector: Detector) -> None:
