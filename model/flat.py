@@ -9,6 +9,8 @@ Axis letters: N vectors of the index, M queries, D dimensions of the encoder.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -17,6 +19,8 @@ import numpy as np
 from stillwatch.data.errors import BundleError
 
 NORM_TOLERANCE = 1e-3
+FEW = 256
+"""Queries up to which a search is left to one thread."""
 # The limit that FAISS reads under is one for the whole process.
 _faiss_limit = threading.Lock()
 
@@ -63,8 +67,23 @@ def search(index: faiss.IndexFlatIP, vectors: np.ndarray, k: int) -> tuple[np.nd
         raise ValueError("vectors must be finite, however: NaN or infinity; check the encoder")
     if not len(vectors):
         return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
-    similarity, position = index.search(np.ascontiguousarray(vectors), k)
+    with threads_for(vectors):
+        similarity, position = index.search(np.ascontiguousarray(vectors), k)
     return similarity, position
+
+
+@contextmanager
+def threads_for(queries: np.ndarray) -> Iterator[None]:
+    """FAISS on the calling thread alone for few queries. Its team of threads waits for the slowest
+    of them: on busy cores tens of milliseconds, for a search that takes one. The number of threads
+    is the calling thread's own."""
+    before = faiss.omp_get_max_threads()
+    if len(queries) <= FEW:
+        faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def stored_vectors(index: faiss.IndexFlatIP) -> np.ndarray:

@@ -17,6 +17,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from stillwatch.model import flat
+
 # FAISS's own type hints do not know what its Python layer adds.
 _faiss: Any = faiss
 FLUSH_VECTORS = 1024
@@ -65,7 +67,8 @@ class Trained:
 
     def assign(self, vectors: np.ndarray) -> np.ndarray:
         """The list of each vector, int64 (N,): what takes time in adding, and changes nothing."""
-        return np.ascontiguousarray(self.index.quantizer.search(vectors, 1)[1][:, 0])
+        with flat.threads_for(vectors):
+            return np.ascontiguousarray(self.index.quantizer.search(vectors, 1)[1][:, 0])
 
     def place(self, ids: np.ndarray, vectors: np.ndarray, lists: np.ndarray) -> None:
         """Add vectors to the lists that `assign` gave."""
@@ -122,7 +125,9 @@ class Trained:
             bits = np.packbits(allowed.marks, bitorder="little")
             selector = _faiss.IDSelectorBitmap(bits)
         parameters = _faiss.SearchParametersIVF(sel=selector, nprobe=probes)
-        similarity, ids = self.index.search(vector[None, :], k, params=parameters)
+        query = vector[None, :]
+        with flat.threads_for(query):
+            similarity, ids = self.index.search(query, k, params=parameters)
         found = ids[0] >= 0
         return ids[0][found], similarity[0][found]
 

@@ -13,6 +13,7 @@ import pytest
 from stillwatch.data.errors import BundleError, InputError
 from stillwatch.data.events import DEFAULT_INTENTS
 from stillwatch.data.simulator.content import FAMILIES
+from stillwatch.model.flat import FEW, search
 from stillwatch.model.templates import (
     BenignIndex,
     Template,
@@ -291,3 +292,28 @@ def test_the_process_limit_of_faiss_is_put_back(index: TemplateIndex) -> None:
     before = faiss.get_deserialization_vector_byte_limit()
     TemplateIndex.from_files(index.to_files(), D)
     assert faiss.get_deserialization_vector_byte_limit() == before
+
+
+def test_a_search_of_few_waits_for_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = faiss.IndexFlatIP(D)
+    index.add(unit_vectors(5))
+    threads: list[int] = []
+
+    def watched(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        threads.append(faiss.omp_get_max_threads())
+        if len(threads) > 2:
+            raise RuntimeError("as a search may fail")
+        return np.zeros((len(vectors), k)), np.zeros((len(vectors), k), dtype=np.int64)
+
+    monkeypatch.setattr(index, "search", watched)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        search(index, unit_vectors(1), 1)
+        search(index, unit_vectors(FEW + 1), 1)
+        with pytest.raises(RuntimeError):
+            search(index, unit_vectors(2), 1)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert threads == [1, 3, 1]
