@@ -21,7 +21,7 @@ from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.lexical import BUCKETS
 from stillwatch.model.logistic import Problem, balanced
 
-DENSE_PENALTY, LEXICAL_PENALTY = 3e-4, 1e-4
+DENSE_PENALTY, LEXICAL_PENALTY = 1e-4, 1e-5
 MAX_SITE_SHARE = 0.5
 """Most that a site's texts count among all ordinary ones: other sites' attacks hide behind what
 this one has not seen."""

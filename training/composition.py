@@ -23,6 +23,7 @@ from stillwatch.data.simulator.materials import ROLE_INTENT, Materials, split_fo
 from stillwatch.data.simulator.ordinary import compose_ordinary, compose_twin
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.streams import SHARES, Stream
+from stillwatch.training.forms import FormTexts, render_forms
 from stillwatch.training.framed import FramedStreams, TextTable, frame_streams
 from stillwatch.training.settings import Composition
 
@@ -36,12 +37,13 @@ to test with in known traffic."""
 
 @dataclass(frozen=True)
 class Fold:
-    """Materials of one fold and the streams composed of nothing else: those to train on, and
-    ordinary ones of other prompts to make benign references of."""
+    """Materials of one fold, the streams composed of nothing else (those to train on, and ordinary
+    ones of other prompts to make benign references of), and its wrappers and products as texts."""
 
     materials: Materials
     streams: FramedStreams
     reference: FramedStreams
+    forms: FormTexts
     labelled: tuple[str, ...] = ()
     """Accounts of the labelled streams, in the order of `streams`."""
 
@@ -99,15 +101,13 @@ def compose_folds(
     jobs = [partial(compose, n) for n in numbers] + [partial(compose_reference, n) for n in numbers]
     framed = compose_framed(jobs, table, processes)
     return [
-        Fold(part, streams, reference, tuple(stream.account_id for stream in own))
-        for part, streams, reference, own in zip(
-            parts,
-            framed[: plan.folds],
-            framed[plan.folds :],
-            labelled or [[]] * plan.folds,
-            strict=True,
+        Fold(
+            part, framed[number], framed[plan.folds + number],
+            render_forms(part, np.random.default_rng([seed, 19, number]), table),
+            tuple(stream.account_id for stream in labelled[number]) if labelled else (),
         )
-    ]
+        for number, part in enumerate(parts)
+    ]  # fmt: skip
 
 
 _JOBS: Sequence[Callable[[], list[Stream]]] = ()

@@ -4,6 +4,7 @@ but that of the choice of examples."""
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from stillwatch.model.heads import (
 )
 from stillwatch.model.lexical import ngram_chunks
 from stillwatch.model.logistic import Problem, balanced
+from stillwatch.training.forms import FormTexts
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
@@ -91,42 +93,56 @@ def collect_examples(
     classes: tuple[str, ...],
     most: int,
     rng: np.random.Generator,
+    forms: Sequence[FormTexts] = (),
 ) -> Examples:
     """What stands at a place in these streams, with the class of the events it stood in.
 
     A frame or slot of a diluted stream's attack prompts has their intent, its cover the class of
     ordinary text. A slot within a frame is left out: an attack asks about what products ask about,
-    so the slot head learns from whole prompts alone. Every origin has the same weight, so that
-    what few large sources are about counts no more than what a small one is about.
+    so the slot head learns from whole prompts alone. For frames, `forms` stand in the place of what
+    streams made of them. Every origin has the same weight, so that what few large sources are
+    about counts no more than what a small one is about; a form is an origin.
     """
-    column = {name: position for position, name in enumerate(classes)}
+    frames = PLACES[place] == "frame"
+    rendered = frozenset().union(*(own.origins for own in forms)) if frames else frozenset()
     seen: dict[tuple[int, str], str] = {}
     for streams in sets:
-        ids = streams.frame_id if PLACES[place] == "frame" else streams.slot_id
-        kept = ids >= 0 if PLACES[place] == "frame" else streams.frame_id < 0
+        ids = streams.frame_id if frames else streams.slot_id
+        kept = ids >= 0 if frames else streams.frame_id < 0
         for text_id, label, origin in zip(
             ids[kept], streams.labels[kept], streams.origins[kept], strict=True
         ):
-            seen.setdefault((int(text_id), str(label)), str(origin))
+            if origin not in rendered:
+                seen.setdefault((int(text_id), str(label)), str(origin))
     pairs = list(seen)
     if len(pairs) > most:
         pairs = [pairs[int(p)] for p in rng.choice(len(pairs), most, replace=False)]
-    origins = [f"{seen[pair]}:{pair[1]}" for pair in pairs]
-    counts: dict[str, int] = {}
-    for origin in origins:
-        counts[origin] = counts.get(origin, 0) + 1
-    target = np.zeros((len(pairs), len(classes)), dtype=np.float32)
-    for row, (_, label) in enumerate(pairs):
+    found = [(text_id, label, f"{seen[text_id, label]}:{label}") for text_id, label in pairs]
+    if frames:
+        found += [
+            (int(text_id), label, f"{form}:{label}")
+            for own in forms
+            for text_id, label, form in zip(own.text_id, own.labels, own.forms, strict=True)
+            if label in classes
+        ]
+    return _examples(found, classes)
+
+
+def _examples(found: Sequence[tuple[int, str, str]], classes: tuple[str, ...]) -> Examples:
+    """Of (text id, class, origin) each."""
+    column = {name: position for position, name in enumerate(classes)}
+    counts = Counter(origin for _, _, origin in found)
+    target = np.zeros((len(found), len(classes)), dtype=np.float32)
+    for row, (_, label, _) in enumerate(found):
         target[row, column[label]] = 1
         target[row, column[ANY_INTENT]] = label not in ORDINARY_CLASSES
-    weight = np.array([1 / counts[origin] for origin in origins], dtype=np.float32)
+    weight = np.array([1 / counts[origin] for _, _, origin in found], dtype=np.float32)
     return Examples(
-        np.array([text_id for text_id, _ in pairs], dtype=np.int64),
+        np.array([text_id for text_id, _, _ in found], dtype=np.int64),
         target,
         weight / weight.mean(),
-        float(len({name for name, (_, label) in zip(origins, pairs, strict=True)
-                   if label in ORDINARY_CLASSES})),
-    )  # fmt: skip
+        float(len({origin for _, label, origin in found if label in ORDINARY_CLASSES})),
+    )
 
 
 def fit_heads(

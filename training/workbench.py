@@ -117,11 +117,13 @@ class Workbench:
             return known
         self.progress(f"fitting heads on folds {', '.join(str(n + 1) for n in fold_numbers)}")
         sets = [self.folds[n].streams for n in fold_numbers]
+        forms = [self.folds[n].forms for n in fold_numbers]
         rng = np.random.default_rng([self.settings.seed, 23, *fold_numbers])
         most = self.settings.optimisation.head_examples
         intents = len(self.settings.intents)
         frames, slots = (
-            collect_examples(sets, place, self.classes, most, rng) for place in range(len(PLACES))
+            collect_examples(sets, place, self.classes, most, rng, forms)
+            for place in range(len(PLACES))
         )
         heads = fit_heads((frames, slots), self.vectors, self.ngrams)
         sample = tuple(
@@ -153,6 +155,8 @@ class Workbench:
                 for array in (streams.offsets, streams.frame_id, streams.slot_id, streams.scalars):
                     digest.update(np.ascontiguousarray(array).data)
                 digest.update(repr((streams.intents, streams.labels.tolist())).encode())
+            digest.update(fold.forms.text_id.data)
+            digest.update(repr((fold.forms.labels, fold.forms.forms)).encode())
         digest.update(repr(self.library).encode("utf-8", "replace"))
         return digest.hexdigest()
 

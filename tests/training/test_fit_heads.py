@@ -18,6 +18,7 @@ from stillwatch.training.fit_heads import (
     collect_examples,
     fit_heads,
 )
+from stillwatch.training.forms import FormTexts
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 from tests.support import INTENTS
@@ -185,3 +186,25 @@ def test_the_bank_holds_centres_of_ordinary_texts_alone() -> None:
     np.testing.assert_allclose(
         (centres[own] @ (mean / np.linalg.norm(mean))).max(), 1, rtol=1e-5, err_msg="slots' centre"
     )
+
+
+def test_forms_stand_in_the_place_of_what_streams_made_of_them() -> None:
+    streams = framed(
+        [7, 8, 9], [0, 1, 2], [INTENTS[0], "product", "product"], ["family", "p1", "corpus"], True
+    )
+    forms = FormTexts(
+        np.array([20, 21, 22, 23]),
+        (INTENTS[0], INTENTS[0], "product", "an intent of no class"),
+        ("w1", "w1", "p1", "w2"),
+        frozenset({"family", "p1"}),
+    )
+    rng = np.random.default_rng(0)
+    frames = collect_examples([streams], 0, CLASSES, 100, rng, [forms])
+    assert frames.text_id.tolist() == [9, 20, 21, 22]
+    # A form with two renderings counts as much as one with one, and as a source.
+    assert frames.weight.tolist() == pytest.approx([4 / 3, 2 / 3, 2 / 3, 4 / 3])
+    assert frames.ordinary_origins == 2
+    assert {CLASSES[int(own.argmax())] for own in frames.target} == {INTENTS[0], "product"}
+    whole = framed([-1], [3], ["product"], ["p1"], False)
+    slots = collect_examples([whole], 1, CLASSES, 100, rng, [forms])
+    assert slots.text_id.tolist() == [3]
