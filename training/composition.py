@@ -103,7 +103,7 @@ def compose_folds(
     return [
         Fold(
             part, framed[number], framed[plan.folds + number],
-            render_forms(part, np.random.default_rng([seed, 19, number]), table),
+            render_forms(part, np.random.default_rng([seed, 19, number]), table, plan.forms),
             tuple(stream.account_id for stream in labelled[number]) if labelled else (),
         )
         for number, part in enumerate(parts)

@@ -7,7 +7,9 @@ that nobody has seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from stillwatch.data.simulator.content import PromptForm
 from stillwatch.data.simulator.materials import Materials
 from stillwatch.model.stream import read_text
 from stillwatch.training.framed import TextTable
+
+T = TypeVar("T")
 
 RENDERINGS = 2
 """Of a form with variables."""
@@ -31,11 +35,15 @@ class FormTexts:
     origins: frozenset[str]
 
 
-def render_forms(materials: Materials, rng: np.random.Generator, table: TextTable) -> FormTexts:
-    """Each wrapper and product with nothing in its slot, as an event's frame would be read."""
+def render_forms(
+    materials: Materials, rng: np.random.Generator, table: TextTable, most: int | None = None
+) -> FormTexts:
+    """Each wrapper and product, or at most so many of either, with nothing in its slot, as an
+    event's frame would be read."""
     ids, labels, forms = [], [], []
-    classed: list[tuple[PromptForm, str]] = [(own, own.intent) for own in materials.wrappers]
-    classed += [(own, "judge" if own.kind == "judge" else "product") for own in materials.products]
+    wrappers, products = _some(materials.wrappers, most, rng), _some(materials.products, most, rng)
+    classed: list[tuple[PromptForm, str]] = [(own, own.intent) for own in wrappers]
+    classed += [(own, "judge" if own.kind == "judge" else "product") for own in products]
     for form, label in classed:
         for _ in range(RENDERINGS if form.fix or form.vary else 1):
             system, prompt = form.render(rng, form.fixed(rng), "")
@@ -43,4 +51,11 @@ def render_forms(materials: Materials, rng: np.random.Generator, table: TextTabl
             labels.append(label)
             forms.append(form.id)
     origins = {own.family for own in materials.wrappers} | {own.id for own in materials.products}
-    return FormTexts(np.array(ids, dtype=np.int64), tuple(labels), tuple(forms), frozenset(origins))
+    found = np.array(ids, dtype=np.int64)
+    return FormTexts(found, tuple(labels), tuple(forms), frozenset(origins))
+
+
+def _some(forms: Sequence[T], most: int | None, rng: np.random.Generator) -> Sequence[T]:
+    if most is None or len(forms) <= most:
+        return forms
+    return [forms[int(n)] for n in np.sort(rng.choice(len(forms), most, replace=False))]

@@ -13,7 +13,7 @@ from stillwatch.data.events import DEFAULT_INTENTS as DEFAULT_INTENTS
 from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
-    ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "test_attacks",
+    ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "forms", "test_attacks",
      "test_ordinary", "members", "width", "layers", "heads", "key", "longest", "epochs",
      "learning_rate", "batch_events", "head_examples")
 )  # fmt: skip
@@ -30,6 +30,8 @@ class Composition:
         attacks: attacking accounts composed in each fold for training.
         ordinary: ordinary accounts composed in each fold for training.
         reference: ordinary accounts composed in each fold for benign references.
+        forms: wrappers, and as many products, of each fold that heads learn frames from; null takes
+            all.
         buried: share of the attacking accounts trained on, and of their ordinary twins, whose
             prompts stand behind ordinary text.
         test_attacks: attacking accounts of each intent and share in each fold's test.
@@ -43,6 +45,7 @@ class Composition:
     attacks: int = 420
     ordinary: int = 800
     reference: int = 300
+    forms: int | None = None
     buried: float = 0.08
     test_attacks: int = 20
     test_ordinary: int = 2000

@@ -14,7 +14,7 @@ SMALL = """
 seed: 3
 max_fpr: 0.2
 calibration_folds: 1
-composition: {folds: 3, attacks: 18, ordinary: 24, reference: 10, source_prompts: 40}
+composition: {folds: 3, attacks: 18, ordinary: 24, reference: 10, source_prompts: 40, forms: 20}
 optimisation: {epochs: 2, longest: 32, head_examples: 1500, width: 16, key: 4}
 """
 

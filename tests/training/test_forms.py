@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stillwatch.data.simulator.content import Product, Wrapper
@@ -33,3 +35,11 @@ def test_every_form_is_rendered_with_nothing_in_its_slot() -> None:
     for text in texts[1:]:
         assert text.startswith("You mark papers of school ")
         assert "\nPaper no " in text
+
+
+def test_at_most_so_many_of_either_are_rendered() -> None:
+    wrappers = tuple(replace(WRAPPER, id=f"cot_tags-{n:02}-en") for n in range(9))
+    materials = Materials((), wrappers, (JUDGE,), {})
+    found = render_forms(materials, np.random.default_rng(1), TextTable(), 4)
+    assert len(set(found.forms)) == 4 + 1
+    assert found.labels.count("cot_harvesting") == 4

@@ -53,6 +53,7 @@ def test_every_fault_is_told_at_once() -> None:
         Settings(calibration_folds=0),
         Settings(composition=Composition(folds=0)),
         Settings(composition=Composition(source_prompts=0)),
+        Settings(composition=Composition(forms=0)),
         Settings(seed=-1),
         Settings(composition=Composition(attacks=0)),
         Settings(composition=Composition(ordinary=20)),
