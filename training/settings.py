@@ -68,7 +68,7 @@ class Optimisation:
         learning_rate: highest rate of the one-cycle schedule.
         weight_decay: of AdamW.
         batch_events: padded events in a batch.
-        head_examples: texts of each place used to fit the heads.
+        head_examples: texts of streams, of each place, used to fit the heads beside the forms.
     """
 
     members: int = 4

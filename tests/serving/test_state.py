@@ -82,7 +82,8 @@ def test_hostile_ids_leave_it_small(char: str) -> None:
     assert found.tobytes() == record().tobytes()
     # The strongest evidence stays, and all that is no evidence.
     assert read.kept == own.kept[: len(read.kept)]
-    assert len(read.kept) >= 2
+    # A NUL takes six characters of JSON: of such ids two are left.
+    assert len(read.kept) >= (2 if char == "\0" else 3)
     assert replace(read, kept=()) == replace(own, kept=())
 
 
