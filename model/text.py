@@ -139,7 +139,7 @@ def _closed_up(found: re.Match[str]) -> str:
 
 
 def _written_out(found: re.Match[str]) -> str:
-    return f" {found.group().translate(_TAGGED)} "
+    return f"\n{found.group().translate(_TAGGED)}\n"
 
 
 def _plain_letter(found: re.Match[str]) -> str:
@@ -230,17 +230,37 @@ _MIN_ESCAPES = 4
 
 _LEET_SIGNS = "013457890@$!|"
 _LEET = str.maketrans("03457890@$!|", "oeastbgoasil")
-_LEET_WORD = re.compile(r"(?<![\w@$!|\\])[A-Za-z0-9@$!|]{2,}(?![\w@$|])")
-_LEET_INSIDE = re.compile(r"[A-Za-z][013457890@$!|]+[A-Za-z]|^[013457890]+[A-Za-z]{2}")
+_LATIN = "A-Za-z\u00c0-\u024f"
+_LEET_WORD = re.compile(rf"(?<![\w@$!|\\])[{_LATIN}0-9@$!|]{{2,}}(?![\w@$|])")
+_LEET_INSIDE = re.compile(rf"[{_LATIN}][013457890@$!|]+[{_LATIN}]|^[013457890]+[{_LATIN}]{{2}}")
+_LATIN_SIGN = re.compile(rf"[{_LATIN}0-9]")
 _LEET_L = re.compile(r"1(?=[aeiou])|(?<=[aeiou])1(?![A-Za-z])")
 _MIN_LEET_WORDS = 4
 _MIN_LEET_SHARE = 0.25
 
+# Marks behind letters, where no spelling puts them: "write~ the^' ste*ps".
+_SIGN = r"[.,;:!?~*_|/^'-]"
+# Looked back from behind the first of them: to look from every place of a text is slow.
+_BEHIND_LETTER = rf"(?:(?<=[^\W\d_]{_SIGN})|(?<=[{_WORD_MARKS}]{_SIGN}))"
+_SIGNS = re.compile(rf"{_SIGN}{_BEHIND_LETTER}{_SIGN}*")
+# At the end of a word, or more than one of them.
+_SIGNS_APART = re.compile(rf"{_SIGN}{_BEHIND_LETTER}(?:{_SIGN}*(?!\S)|{_SIGN}+)")
+_USUAL_SIGNS = frozenset(
+    re.findall(
+        r"\S+",
+        """. , ; : ! ? ' - * _ / | .. ?! !? !! ?? .' ,' '. ', ',' ., .: ** __ -- *. *, .* **: **,
+        **. .** :** ?** :// /* */ ./ :: ;; ../ __. ._ _. .- -. ,-""",
+    )
+)
+_MIN_STREWN_SIGNS, _MIN_STREWN_KINDS, _MIN_STREWN_SIGN_SHARE = 3, 3, 0.012
+_MOST_STREWN_TOGETHER = 4
+
 
 def revealed(text: str) -> str:
     """A normalised text with what it holds in base64, hexadecimal or percent-encoding, also one
-    inside the other, written out in its place, normalised, and with leetspeak read as letters;
-    ordinary text as it is. Every reader of a prompt reads this."""
+    inside the other, written out in its place, normalised, with leetspeak read as letters, and
+    without punctuation strewn over it; ordinary text as it is. Every reader of a prompt reads
+    this."""
     for _ in range(MAX_DECODING_DEPTH):
         before = text
         text = _BASE64.sub(lambda found: _shown(found, _from_base64), text)
@@ -249,7 +269,7 @@ def revealed(text: str) -> str:
             text = _ESCAPED.sub(lambda found: _shown(found, _from_percent), text)
         if text == before:
             break
-    return _read_leet(text) or text
+    return _read_leet(text) or _without_strewn_signs(text)
 
 
 def _shown(found: re.Match[str], decode: Callable[[str], str | None]) -> str:
@@ -321,7 +341,7 @@ def _read_leet(text: str) -> str | None:
     sample = text[:4096]
     tokens = [token for token in _LEET_WORD.findall(sample) if not token.isdecimal()]
     inside = sum(bool(_LEET_INSIDE.search(token)) for token in tokens)
-    covered = sum(map(len, tokens)) >= len(sample) / 2
+    covered = sum(map(len, tokens)) >= len(_LATIN_SIGN.findall(sample)) / 2
     if not covered or inside < max(_MIN_LEET_WORDS, _MIN_LEET_SHARE * len(tokens)):
         return None
     return _LEET_WORD.sub(_plain_word, text)
@@ -334,3 +354,32 @@ def _plain_word(found: re.Match[str]) -> str:
     tail = word[len(word.rstrip("!")) :] and "!"
     plain = word.rstrip("!").lower().translate(_LEET)
     return _LEET_L.sub("l", plain).replace("1", "i") + tail
+
+
+def _without_strewn_signs(text: str) -> str:
+    """The text without marks behind letters, if those that no spelling puts there are many and of
+    many kinds; else as it is."""
+    sample = text[:4096]
+    odd = [run for run in _SIGNS_APART.findall(sample) if not _usual(run)]
+    least = max(_MIN_STREWN_SIGNS, _MIN_STREWN_SIGN_SHARE * len(sample))
+    if len(odd) < least or len(set(odd)) < _MIN_STREWN_KINDS:
+        return text
+    return _SIGNS.sub(_likely_sign, text)
+
+
+def _usual(run: str) -> bool:
+    # One mark again and again is a blank to fill in, or a pause.
+    return run in _USUAL_SIGNS or (len(run) > 2 and len(set(run)) == 1)
+
+
+def _likely_sign(found: re.Match[str]) -> str:
+    """What of a run of marks the text had before: its last one, where one is likely."""
+    run = found.group()
+    if len(run) > _MOST_STREWN_TOGETHER:
+        return run
+    last = run[-1]
+    after = found.string[found.end() : found.end() + 2]
+    if after[:1].isalnum():
+        return last if last in "-'" else ""
+    ends = not after.strip() or after[0] == "\n" or after[-1].isupper()
+    return last if ends and last in ".?!:" else ""
