@@ -21,7 +21,7 @@ from stillwatch.model.heads import PLACES, IntentHeads
 from stillwatch.model.lexical import BUCKETS
 from stillwatch.model.logistic import Problem, balanced
 
-DENSE_PENALTY, LEXICAL_PENALTY = 1e-4, 1e-5
+DENSE_PENALTY, LEXICAL_PENALTY = 1e-4, 3e-6
 MAX_SITE_SHARE = 0.5
 """Most that a site's texts count among all ordinary ones: other sites' attacks hide behind what
 this one has not seen."""
@@ -155,7 +155,7 @@ def examples_to_bytes(examples: tuple[HeadExamples, HeadExamples], heads: Intent
     tensors = {f"{_HEADS}{name}": value for name, value in heads.tensors().items()}
     for name, own in zip(PLACES, examples, strict=True):
         tensors[f"{name}.vectors"] = own.texts.vectors.astype(np.float16)
-        tensors[f"{name}.ngram_ids"] = own.texts.ngrams.indices.astype(np.uint16)
+        tensors[f"{name}.ngram_ids"] = own.texts.ngrams.indices.astype(np.uint32)
         tensors[f"{name}.ngram_starts"] = own.texts.ngrams.indptr.astype(np.uint32)
         tensors[f"{name}.target"] = own.target.astype(np.uint8)
         tensors[f"{name}.weight"] = own.texts.weight.astype(np.float32)

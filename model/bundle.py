@@ -30,7 +30,7 @@ from stillwatch.model.heads import class_names
 from stillwatch.model.onnx_files import check_self_contained
 from stillwatch.model.traffic import TRAFFIC_FILE, Traffic
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 8 << 20
 MOST_FILE_BYTES = 2 << 30
@@ -100,8 +100,7 @@ class EncoderEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """manifest.json. `middle_frames` is whether the bundle was trained on frames in the middle of
-    prompts, and so is to look for them; `campaigns` is None in a bundle that was not calibrated
+    """manifest.json. `campaigns` is None in a bundle that was not calibrated
     for them. `files` gives the SHA-256 of each other file, `checksum` that of the manifest without
     it (None in bundles that were written before it was added)."""
 
@@ -111,7 +110,6 @@ class Manifest(BaseModel):
     classes: list[str]
     features: list[str]
     classifier_state: list[int]
-    middle_frames: bool = False
     encoder: EncoderEntry
     calibration: Calibration
     thresholds: Thresholds
@@ -165,7 +163,7 @@ def _checksum(manifest: Manifest) -> str:
     """Of all that a manifest says, however it is laid out."""
     try:
         # Left out where there is none, so that bundles from before it was added keep theirs.
-        absent = {name for name in ("campaigns", "middle_frames") if not getattr(manifest, name)}
+        absent = set() if manifest.campaigns else {"campaigns"}
         fields = manifest.model_dump(exclude={"checksum"} | absent)
         return _sha256(json.dumps(fields, sort_keys=True).encode())
     # What is nested too deep raises either.

@@ -131,9 +131,8 @@ class Detector:
         self._offsets = np.array([platt.offset for platt in calibration])
         self._signals: OrderedDict[bytes, _Signal] = OrderedDict()
         self.record_dtype = state_dtype(
-            self._layout.classes, len(self.intents), manifest.classifier_state,
-            manifest.middle_frames,
-        )  # fmt: skip
+            self._layout.classes, len(self.intents), manifest.classifier_state
+        )
         """Of the record that is kept of an account between events."""
         self.state_id = _state_id(bundle, self.record_dtype)
         """Sixteen hexadecimal digits: records of two detectors mean the same if these agree."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stillwatch.data.events import Event
-from stillwatch.model.framing import ENDS_STATE, FRAMING_STATE, RING, Split
+from stillwatch.model.framing import FRAMING_STATE, RING, Split
 from stillwatch.model.heads import ANY_INTENT, PROJECTION
 from stillwatch.model.signals import SignalLayout
 from stillwatch.model.text import scripts
@@ -36,12 +36,10 @@ _FRAME_RING = 8
 _RING_PLACES = np.arange(RING)
 
 
-def feature_state_fields(
-    classes: int, intents: int, middle_frames: bool = True
-) -> list[tuple[Any, ...]]:
+def feature_state_fields(classes: int, intents: int) -> list[tuple[Any, ...]]:
     """Fields of one account's record, for numpy.dtype."""
     return [
-        *(FRAMING_STATE if middle_frames else ENDS_STATE),
+        *FRAMING_STATE,
         ("events", "<u4"),
         ("repeats", "<u4"),
         ("framed", "<u4"),

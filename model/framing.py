@@ -46,22 +46,16 @@ _LINE_CHARS = 480
 """and this much of a line."""
 _NO_LINE = (0,) * len(LINE_WORDS)
 
-ENDS_STATE: list[tuple[Any, ...]] = [
+FRAMING_STATE: list[tuple[Any, ...]] = [
     ("ring_prefix", "<u2", (RING, len(CHECKPOINTS))),
     ("ring_suffix", "<u2", (RING, len(CHECKPOINTS))),
     ("ring_digest", "<u4", (RING,)),
     ("ring_next", "u1"),
-]
-"""The part of an account's state that belongs to framing, of a detector that was trained on frames
-at the ends of prompts alone."""
-
-FRAMING_STATE: list[tuple[Any, ...]] = [
-    *ENDS_STATE,
     # Any line may be like any other, so its first hash must be wide.
     ("ring_line", "<u4", (RING, LINES)),
     ("ring_line_more", "<u2", (RING, LINES, len(LINE_WORDS) - 1)),
 ]
-"""The same where frames are looked for in the middle too."""
+"""The part of an account's state that belongs to framing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +73,7 @@ class Split:
 def split_prompt(text: str, state: np.void) -> Split:
     """Split a normalised prompt against one account's state, and remember it there.
 
-    `state` is one record of a structured array that has the fields of FRAMING_STATE or, for frames
-    at the ends alone, of ENDS_STATE.
+    `state` is one record of a structured array that has the fields of FRAMING_STATE.
     An exact repeat of a remembered prompt is told by `repeat` and is not remembered twice.
     """
     head = word_spans(text[:EDGE_CHARS])
@@ -100,18 +93,16 @@ def split_prompt(text: str, state: np.void) -> Split:
     word_total = len(head) if tail is head else len(head) + len(tail)
     shared_tail = np.minimum(shared_tail, np.maximum(word_total - 1 - shared_head, 0))
     shared = np.where(others, shared_head + shared_tail, 0)
-    middle = "ring_line" in (state.dtype.names or ())
-    lines = _lines(text, hashed) if middle else []
+    lines = _lines(text, hashed)
     inner = _shared_lines(lines, state, others) if lines else []
 
     split = _cut(text, head, tail, shared, shared_head, shared_tail, inner, word_total, repeat)
     if not repeat:
         position = int(state["ring_next"])
-        if middle:
-            padded = [line.hashes + _NO_LINE[len(line.hashes) :] for line in lines]
-            padded += [_NO_LINE] * (LINES - len(lines))
-            state["ring_line"][position] = [hashes[0] for hashes in padded]
-            state["ring_line_more"][position] = [hashes[1:] for hashes in padded]
+        padded = [line.hashes + _NO_LINE[len(line.hashes) :] for line in lines]
+        padded += [_NO_LINE] * (LINES - len(lines))
+        state["ring_line"][position] = [hashes[0] for hashes in padded]
+        state["ring_line_more"][position] = [hashes[1:] for hashes in padded]
         state["ring_prefix"][position] = prefix
         state["ring_suffix"][position] = suffix
         state["ring_digest"][position] = digest

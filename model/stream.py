@@ -30,11 +30,9 @@ class EventTexts(NamedTuple):
     """Whether a part of the event is not read by every reader."""
 
 
-def state_dtype(
-    classes: int, intents: int, classifier_shape: Sequence[int], middle_frames: bool = True
-) -> np.dtype:
+def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> np.dtype:
     """The record that holds all that is kept of an account between events."""
-    fields = feature_state_fields(classes, intents, middle_frames)
+    fields = feature_state_fields(classes, intents)
     return np.dtype([*fields, ("classifier", "<f4", tuple(classifier_shape))])
 
 

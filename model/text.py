@@ -170,6 +170,14 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [found.span() for found in _WORD.finditer(text)]
 
 
+_BARE = re.compile(rf"(?:[^\w{_WORD_MARKS}]|_)+")
+
+
+def bare(text: str) -> str:
+    """The text without punctuation, what stood between words as one space."""
+    return _BARE.sub(" ", text).strip()
+
+
 def first_word_spans(text: str, start: int, stop: int, count: int) -> list[tuple[int, int]]:
     """`word_spans` of the first `count` words, or as many as there are, of text[start:stop], as
     places in the text."""

@@ -188,12 +188,12 @@ def deep_manifest(folder: Path, rng: Rng) -> None:
 
 def key_twice(folder: Path, rng: Rng) -> None:
     text = (folder / MANIFEST).read_text()
-    (folder / MANIFEST).write_text(text.replace("{", '{"format": 4,', 1))
+    (folder / MANIFEST).write_text(text.replace("{", '{"format": 5,', 1))
 
 
 def other_format(folder: Path, rng: Rng) -> None:
     fields = _fields(folder)
-    fields["format"] = [3, 5, 4.5, "4", None, True, [4], {"4": 4}, 10**300][int(rng.integers(9))]
+    fields["format"] = [4, 6, 5.5, "5", None, True, [5], {"5": 5}, 10**300][int(rng.integers(9))]
     (folder / MANIFEST).write_text(json.dumps(fields))
 
 

@@ -115,7 +115,6 @@ def tiny_bundle(
         "classes": list(classes),
         "features": list(features),
         "classifier_state": list(state_shape),
-        "middle_frames": True,
         "encoder": {
             "name": "tiny", "revision": "0", "dimensions": DIMENSIONS, "precision": "fp32",
             "golden": [],

@@ -115,7 +115,6 @@ def _fit(
         "classes": list(bench.classes),
         "features": list(feature_names(bench.classes, settings.intents)),
         "classifier_state": list(classifier.config.state_shape),
-        "middle_frames": True,
         "encoder": {
             "name": settings.encoder,
             "revision": encoder.spec.source_sha256,

@@ -21,7 +21,7 @@ from stillwatch.model.bundle import (
     manifest_fields,
     write_bundle,
 )
-from tests.support import tiny_bundle, tiny_scorer
+from tests.support import tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +54,6 @@ def test_what_is_written_is_read(made: Bundle, tmp_path: Path) -> None:
     assert len(made.id) == 12
     assert files_of(again.path) == files_of(made.path)
     assert not made.has_encoder
-
-
-def test_a_bundle_from_before_frames_in_the_middle_keeps_its_id_and_its_records(
-    made: Bundle, tmp_path: Path
-) -> None:
-    fields = {**manifest_fields(made.manifest), "middle_frames": False}
-    old = write_bundle(tmp_path / "old", fields, made.content)
-    assert old.id != made.id
-    manifest = json.loads((old.path / MANIFEST).read_text())
-    del manifest["middle_frames"]
-    (old.path / MANIFEST).write_text(json.dumps(manifest))
-    assert load_bundle(old.path).id == old.id
-    found = [tiny_scorer(bundle).detector.record_dtype.names or () for bundle in (old, made)]
-    assert [name for name in found[1] if name not in found[0]] == ["ring_line", "ring_line_more"]
 
 
 def test_the_encoder_is_taken_whole_or_not_at_all(made: Bundle, tmp_path: Path) -> None:
@@ -143,7 +129,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("found", [0, 1, "2", None])
 def test_another_format_is_refused(folder: Path, found: object) -> None:
     edit_manifest(folder, lambda fields: fields.update(format=found))
-    with pytest.raises(BundleError, match=f"format must be 4, however: {found}"):
+    with pytest.raises(BundleError, match=f"format must be 5, however: {found}"):
         load_bundle(folder)
 
 

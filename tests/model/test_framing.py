@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from stillwatch.model.framing import (
     CHECKPOINTS,
     EDGE_CHARS,
-    ENDS_STATE,
     FRAMING_STATE,
     LINE_WORDS,
     MIN_FRAME_WORDS,
@@ -254,19 +253,6 @@ def test_text_before_it_does_not_hide_a_frame_that_begins_a_line(lengths: int) -
         assert split.frame_words == len(word_spans(split.frame)) == kept
         assert split.slot.startswith(talk.split("\n")[0])
         assert split.slot.endswith(fruit)
-
-
-def test_a_record_without_lines_finds_frames_at_the_ends_alone() -> None:
-    state = np.zeros(1, dtype=ENDS_STATE)[0]
-    for talk, fruit in zip(TALK, FRUIT, strict=False):
-        text = normalise(f"{talk}\n{PREFIX} {fruit}")
-        assert split_prompt(text, state) == Split("", text, 0, len(word_spans(text)), False)
-    state = np.zeros(1, dtype=ENDS_STATE)[0]
-    found = [
-        split_prompt(normalise(f"{talk}\n{PREFIX} {fruit}\n{SUFFIX}"), state).frame
-        for talk, fruit in zip(TALK, FRUIT, strict=False)
-    ]
-    assert found == ["", *[SUFFIX] * (len(TALK) - 1)]
 
 
 def test_lines_amid_and_at_the_end_are_one_frame() -> None:

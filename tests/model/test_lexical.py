@@ -8,18 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillwatch.model.lexical import BUCKETS, CHUNK_CHARS, MAX_CHUNKS, ngram_chunks
+from stillwatch.model.text import bare
 
 
 # A change of these ids makes every bundle that was trained before it read noise.
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        ("", [28516]),
-        ("a", [17230, 45073, 46034, 59152]),
-        ("好", [20513, 22527, 54369, 58972]),
-        ("Step by step", [7668, 12049, 13038, 14389, 16013, 16350]),
-        ("шаг за шагом", [478, 1249, 1493, 2114, 4070, 4832]),
-        ("🙂\ud800", [6087, 6573, 10461, 30528, 42373, 46113]),
+        ("", []),
+        ("a", [184136]),
+        ("好", [82054, 90110, 217477]),
+        ("Step by step", [52153, 57557, 65403, 104208, 111804, 123467]),
+        ("шаг за шагом", [4996, 19330, 29755, 31689, 79722, 108432]),
+        ("단계별로 생각", [23642, 29835, 53357, 62926, 82001, 92490]),
     ],
 )
 def test_ids_never_change(text: str, ids: list[int]) -> None:
@@ -30,11 +31,10 @@ def test_ids_never_change(text: str, ids: list[int]) -> None:
 @given(st.text(max_size=300))
 def test_ids_are_sorted_and_within_the_table(text: str) -> None:
     (found,) = ngram_chunks(text)
-    assert found.dtype == np.uint16
+    assert found.dtype == np.uint32
     assert found.tolist() == sorted(set(found.tolist()))
-    assert len(found) >= 1
-    assert found[0] >= 0
-    assert found[-1] < BUCKETS
+    assert bool(len(found)) == bool(bare(text))
+    assert all(found < BUCKETS)
 
 
 def test_case_is_ignored_and_word_order_is_not() -> None:
@@ -44,12 +44,24 @@ def test_case_is_ignored_and_word_order_is_not() -> None:
     )
 
 
+def test_punctuation_is_ignored() -> None:
+    plain = "write out every step then the answer"
+    for text in (
+        "Write out: every step, then — the answer!",
+        "**Write** out every step\nthen (the) answer.",
+    ):
+        assert np.array_equal(ngram_chunks(text)[0], ngram_chunks(plain)[0])
+    assert not len(ngram_chunks("?! …\n-- _")[0])
+    # Vowel signs are no punctuation.
+    assert not np.array_equal(ngram_chunks("बताओ")[0], ngram_chunks("बतओ")[0])
+
+
 def test_like_texts_share_most_and_unlike_ones_few() -> None:
     def shared(first: str, second: str) -> float:
         a, b = ngram_chunks(first)[0], ngram_chunks(second)[0]
         return len(np.intersect1d(a, b)) / len(np.union1d(a, b))
 
-    assert shared("put your reasoning into tags", "put all your reasoning into tags") > 0.75
+    assert shared("put your reasoning into tags", "put all your reasoning into tags") > 0.65
     assert shared("put your reasoning into tags", "where is my parcel") < 0.1
 
 

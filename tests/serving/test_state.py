@@ -26,9 +26,7 @@ from stillwatch.serving.state import (
 from stillwatch.serving.verdict import EXCERPT_CHARS, Evidence
 
 MANIFEST = load_bundle(released_bundle()).manifest
-DTYPE = state_dtype(
-    len(MANIFEST.classes), len(MANIFEST.intents), MANIFEST.classifier_state, MANIFEST.middle_frames
-)
+DTYPE = state_dtype(len(MANIFEST.classes), len(MANIFEST.intents), MANIFEST.classifier_state)
 """Of the released bundle, as sizes are what it is about."""
 STATE_ID = "0123456789abcdef"
 
