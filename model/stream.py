@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from stillwatch.model.text import normalise, revealed
 
 MAX_CHARS = 200_000
 """Of a longer prompt or system prompt only both ends are read: normalisation takes time."""
+_KEPT, _KEPT_CHARS = 256, 8192
+"""System prompts that are kept as they were read, and the longest of them."""
 
 
 class EventTexts(NamedTuple):
@@ -40,7 +43,7 @@ def read_event(event: Event, record: np.void) -> EventTexts:
     """Normalise and split one event; remembers the prompt's frame hashes in `record`."""
     prompt = read_text(event.prompt)
     split = split_prompt(prompt, record)
-    parts = [read_text(event.system)] if event.system else []
+    parts = [_read_system(event.system)] if event.system else []
     if split.frame:
         parts.append(split.frame)
     frame = "\n".join(parts).strip()
@@ -51,6 +54,16 @@ def read_event(event: Event, record: np.void) -> EventTexts:
     )
     scalars = event_scalars(event, split, prompt)
     return EventTexts(frame, split.slot, frame_hash, scalars, truncated)
+
+
+def _read_system(text: str) -> str:
+    # An application sends the same one with every event.
+    return _read_again(text) if len(text) <= _KEPT_CHARS else read_text(text)
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_again(text: str) -> str:
+    return read_text(text)
 
 
 def clip_middle(text: str) -> str:

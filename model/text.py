@@ -241,6 +241,7 @@ _LEET = str.maketrans("03457890@$!|", "oeastbgoasil")
 _LATIN = "A-Za-z\u00c0-\u024f"
 _LEET_WORD = re.compile(rf"(?<![\w@$!|\\])[{_LATIN}0-9@$!|]{{2,}}(?![\w@$|])")
 _LEET_INSIDE = re.compile(rf"[{_LATIN}][013457890@$!|]+[{_LATIN}]|^[013457890]+[{_LATIN}]{{2}}")
+_LEET_START = re.compile(rf"[{_LEET_SIGNS}][{_LATIN}]")
 _LATIN_SIGN = re.compile(rf"[{_LATIN}0-9]")
 _LEET_L = re.compile(r"1(?=[aeiou])|(?<=[aeiou])1(?![A-Za-z])")
 _MIN_LEET_WORDS = 4
@@ -347,6 +348,9 @@ def _read_leet(text: str) -> str | None:
     """The whole text with digits and signs inside words read as letters, if such words are a
     large share of its words."""
     sample = text[:4096]
+    # Ordinary text has none and need not be cut into words.
+    if not _LEET_START.search(sample):
+        return None
     tokens = [token for token in _LEET_WORD.findall(sample) if not token.isdecimal()]
     inside = sum(bool(_LEET_INSIDE.search(token)) for token in tokens)
     covered = sum(map(len, tokens)) >= len(_LATIN_SIGN.findall(sample)) / 2
