@@ -17,11 +17,13 @@ from safetensors.numpy import save as save_tensors
 from scipy import sparse
 
 from stillwatch.data.errors import BundleError
-from stillwatch.model.heads import PLACES, IntentHeads
+from stillwatch.model.heads import PLACES, IntentHeads, rarity_row
 from stillwatch.model.lexical import BUCKETS
 from stillwatch.model.logistic import Problem, balanced
 
-DENSE_PENALTY, LEXICAL_PENALTY = 1e-4, 3e-6
+DENSE_PENALTY = 1e-4
+LEXICAL_PENALTIES = (3e-6, 3e-5)
+"""Of frames and of slots: what products and attacks ask about must not be learnt by heart."""
 MAX_SITE_SHARE = 0.5
 """Most that a site's texts count among all ordinary ones: other sites' attacks hide behind what
 this one has not seen."""
@@ -52,12 +54,13 @@ class HeadExamples:
     target: np.ndarray
 
 
-def ngram_rows(bags: list[np.ndarray]) -> sparse.csr_array:
-    """Distinct n-gram ids of each text -> sparse float32 (N, BUCKETS), rows of unit length."""
+def ngram_rows(bags: list[np.ndarray], rarity: np.ndarray) -> sparse.csr_array:
+    """Distinct n-gram ids of each text -> sparse float32 (N, BUCKETS), rows of unit length.
+    `rarity` (BUCKETS,) is that of the heads at the texts' place."""
     counts = np.array([len(bag) for bag in bags], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     columns = np.concatenate(bags).astype(np.int32) if bags else np.empty(0, np.int32)
-    values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
+    values = np.concatenate([np.empty(0, np.float32), *(rarity_row(bag, rarity) for bag in bags)])
     return sparse.csr_array((values, columns, starts), shape=(len(bags), BUCKETS))
 
 
@@ -110,11 +113,13 @@ def adapt_heads(
                 [lexical_weight[place][:, kept].astype(np.float32), lexical_bias[place][None, kept]]
             ),
             own.texts.ngrams, new.ngrams, target, own.texts.weight, new.weight, share,
-            LEXICAL_PENALTY,
+            LEXICAL_PENALTIES[place],
         )  # fmt: skip
         lexical_weight[place][:, kept] = found[:-1].astype(np.float16)
         lexical_bias[place][kept] = found[-1]
-    return IntentHeads(dense_weight, dense_bias, lexical_weight, lexical_bias, heads.projection)
+    return IntentHeads(
+        dense_weight, dense_bias, lexical_weight, lexical_bias, heads.rarity, heads.projection
+    )
 
 
 def _adapted(
@@ -168,13 +173,16 @@ def examples_from_bytes(
     """Read what `examples_to_bytes` gave; BundleError unless shapes and numbers hold."""
     try:
         tensors = load_tensors(content)
-        first, second = (_read_place(tensors, name, dimensions, classes) for name in PLACES)
         own = {
             name.removeprefix(_HEADS): value
             for name, value in tensors.items()
             if name.startswith(_HEADS)
         }
         heads = IntentHeads.from_tensors(own, dimensions, classes, "examples.safetensors")
+        first, second = (
+            _read_place(tensors, name, dimensions, classes, rarity)
+            for name, rarity in zip(PLACES, heads.rarity, strict=True)
+        )
     except (BundleError, MemoryError):
         raise
     except Exception as error:
@@ -186,7 +194,7 @@ def examples_from_bytes(
 
 
 def _read_place(
-    tensors: dict[str, np.ndarray], name: str, dimensions: int, classes: int
+    tensors: dict[str, np.ndarray], name: str, dimensions: int, classes: int, rarity: np.ndarray
 ) -> HeadExamples:
     vectors, ids, starts, target, weight = (
         tensors[f"{name}.{part}"]
@@ -198,6 +206,7 @@ def _read_place(
         and target.shape == (count, classes)
         and starts.shape == (count + 1,)
         and ids.ndim == 1
+        and bool(((ids >= 0) & (ids < BUCKETS)).all())
         and int(starts[0]) == 0
         and int(starts[-1]) == len(ids)
         and bool((np.diff(starts.astype(np.int64)) >= 0).all())
@@ -212,6 +221,6 @@ def _read_place(
         )
     bags = np.split(ids.astype(np.int64), starts[1:-1].astype(np.int64))
     return HeadExamples(
-        HeadTexts(vectors.astype(np.float32), ngram_rows(bags), weight.astype(np.float32)),
+        HeadTexts(vectors.astype(np.float32), ngram_rows(bags, rarity), weight.astype(np.float32)),
         target.astype(np.float32),
     )

@@ -40,6 +40,8 @@ others by the smallest hash, so that of two prompts that share a line both tend 
 _LAST_LINES = 8
 LINE_WORDS = (6, 10, 16, 28, 48)
 """Word counts at which a line's beginning is hashed; a line of fewer words is not remembered."""
+MIN_PARTNERS = 0.5
+"""Prompts that must share a line, as a share of those that share another line or an end."""
 LINES_CHARS = 8192
 """Only this much of each end of a prompt is looked at for such lines,"""
 _LINE_CHARS = 480
@@ -94,7 +96,8 @@ def split_prompt(text: str, state: np.void) -> Split:
     shared_tail = np.minimum(shared_tail, np.maximum(word_total - 1 - shared_head, 0))
     shared = np.where(others, shared_head + shared_tail, 0)
     lines = _lines(text, hashed)
-    inner = _shared_lines(lines, state, others) if lines else []
+    at_ends = int((shared >= MIN_FRAME_WORDS).sum())
+    inner = _shared_lines(lines, state, others, at_ends) if lines else []
 
     split = _cut(text, head, tail, shared, shared_head, shared_tail, inner, word_total, repeat)
     if not repeat:
@@ -217,12 +220,20 @@ def _hash(text: str, start: int, stop: int, running: int = 1) -> int:
     return zlib.crc32(text[start:stop].encode("utf-8", "replace"), running) or 1
 
 
-def _shared_lines(lines: list[_Line], state: np.void, others: np.ndarray) -> list[_Shared]:
-    """Of each line that begins as a line of a remembered prompt does, the words they share."""
+def _shared_lines(
+    lines: list[_Line], state: np.void, others: np.ndarray, at_ends: int
+) -> list[_Shared]:
+    """Of each line that begins as lines of remembered prompts do, the words they share.
+
+    A line that far fewer prompts share than another line, or than the `at_ends` prompts that share
+    the ends of this one, is none of the frame: ordinary text before a payload is used again too.
+    """
     first = np.array([line.hashes[0] for line in lines], dtype=np.uint32)
     equal = (state["ring_line"][None] == first[:, None, None]) & others[None, :, None]
+    partners = equal.any(axis=2).sum(axis=1)
+    least = max(1, MIN_PARTNERS * max(at_ends, int(partners.max())))
     found = []
-    for place in np.flatnonzero(equal.any(axis=(1, 2))):
+    for place in np.flatnonzero(partners >= least):
         line = lines[int(place)]
         own = np.array(line.hashes[1:], dtype=np.uint16)
         more = state["ring_line_more"][..., : len(own)] == own

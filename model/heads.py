@@ -38,18 +38,29 @@ def projection_matrix(dimensions: int, seed: int = 7) -> np.ndarray:
     return (orthonormal * np.sqrt(dimensions / PROJECTION)).astype(np.float32)
 
 
+def rarity_row(ids: np.ndarray, rarity: np.ndarray) -> np.ndarray:
+    """What each of a text's n-grams counts, float32 of the shape of `ids` and of unit length.
+
+    rarity: (BUCKETS,), as a logarithm of how few texts hold an n-gram (Spärck Jones 1972).
+    """
+    row = rarity[ids].astype(np.float32)
+    return np.asarray(row / max(float(np.sqrt(row @ row)), 1e-6))
+
+
 @dataclass(frozen=True)
 class IntentHeads:
     """Weights of the heads. The leading axis of each array is the place, in the order of PLACES.
 
     dense_weight (2, D, C) and dense_bias (2, C) float32; lexical_weight (2, BUCKETS, C) float16
-    and lexical_bias (2, C) float32; projection (D, P) float32.
+    and lexical_bias (2, C) float32; rarity (2, BUCKETS) float16: what each n-gram counts before it
+    is weighed; projection (D, P) float32.
     """
 
     dense_weight: np.ndarray
     dense_bias: np.ndarray
     lexical_weight: np.ndarray
     lexical_bias: np.ndarray
+    rarity: np.ndarray
     projection: np.ndarray
 
     @property
@@ -66,10 +77,8 @@ class IntentHeads:
 
     def lexical_logits(self, chunks: list[np.ndarray], place: int) -> np.ndarray:
         """Bucket ids of each stretch of one text -> (C,) logits, the largest over the stretches."""
-        table = self.lexical_weight[place]
-        rows = [
-            table[ids].sum(axis=0, dtype=np.float32) / np.sqrt(max(len(ids), 1)) for ids in chunks
-        ]
+        table, rarity = self.lexical_weight[place], self.rarity[place]
+        rows = [rarity_row(ids, rarity) @ table[ids].astype(np.float32) for ids in chunks]
         return np.asarray(np.max(rows, axis=0) + self.lexical_bias[place])
 
     def to_bytes(self) -> bytes:
@@ -107,6 +116,7 @@ class IntentHeads:
             "dense_bias": (2, classes),
             "lexical_weight": (2, BUCKETS, classes),
             "lexical_bias": (2, classes),
+            "rarity": (2, BUCKETS),
             "projection": (dimensions, PROJECTION),
         }
         found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -124,4 +134,4 @@ class IntentHeads:
         return cls(**tensors)
 
 
-_FIELDS = ("dense_weight", "dense_bias", "lexical_weight", "lexical_bias", "projection")
+_FIELDS = ("dense_weight", "dense_bias", "lexical_weight", "lexical_bias", "rarity", "projection")

@@ -74,9 +74,10 @@ def _examples(rng: np.random.Generator, count: int = 24) -> HeadExamples:
     vectors = rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     bags = [np.unique(rng.integers(0, BUCKETS, 30)) for _ in range(count)]
+    rows = ngram_rows(bags, np.ones(BUCKETS, np.float16))
     target = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
     target[:, len(INTENTS)] = target[:, : len(INTENTS)].max(axis=1)
-    return HeadExamples(HeadTexts(vectors, ngram_rows(bags), np.ones(count, np.float32)), target)
+    return HeadExamples(HeadTexts(vectors, rows, np.ones(count, np.float32)), target)
 
 
 def tiny_bundle(
@@ -90,8 +91,10 @@ def tiny_bundle(
     heads = IntentHeads(
         rng.normal(size=(2, DIMENSIONS, len(classes))).astype(np.float32),
         np.zeros((2, len(classes)), np.float32),
-        rng.normal(size=(2, BUCKETS, len(classes))).astype(np.float16),
+        # Drawn once for many buckets: to draw millions of numbers takes long.
+        np.tile(rng.normal(size=(2, 4096, len(classes))).astype(np.float16), (1, BUCKETS >> 12, 1)),
         np.zeros((2, len(classes)), np.float32),
+        np.ones((2, BUCKETS), np.float16),
         projection_matrix(DIMENSIONS),
     )
     encoder = TinyEncoder()

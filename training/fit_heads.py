@@ -15,7 +15,7 @@ from scipy import sparse
 
 from stillwatch.model.adapt import (
     DENSE_PENALTY,
-    LEXICAL_PENALTY,
+    LEXICAL_PENALTIES,
     SITE_TEXTS,
     HeadExamples,
     HeadTexts,
@@ -29,7 +29,7 @@ from stillwatch.model.heads import (
     IntentHeads,
     projection_matrix,
 )
-from stillwatch.model.lexical import ngram_chunks
+from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.forms import FormTexts
 from stillwatch.training.framed import FramedStreams
@@ -70,13 +70,23 @@ class NgramTable:
         """What `ngram_chunks` gives for the text."""
         return self._chunks[text_id]
 
-    def rows(self, text_ids: np.ndarray) -> sparse.csr_array:
-        """The texts' whole bags, sparse float32 (N, BUCKETS), each row scaled to unit length."""
-        bags = [
+    def rows(self, text_ids: np.ndarray, rarity: np.ndarray) -> sparse.csr_array:
+        """The texts' whole bags as `ngram_rows` gives them, sparse float32 (N, BUCKETS)."""
+        return ngram_rows(self._bags(text_ids), rarity)
+
+    def rarity(self, text_ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Logarithm of the whole weight of these texts by the weight of those that hold each
+        n-gram, float16 (BUCKETS,)."""
+        held = np.zeros(BUCKETS)
+        for bag, own in zip(self._bags(text_ids), weight, strict=True):
+            held[bag] += own
+        return np.log((weight.sum() + 1) / (held + 1)).astype(np.float16)
+
+    def _bags(self, text_ids: np.ndarray) -> list[np.ndarray]:
+        return [
             own[0] if len(own) == 1 else np.unique(np.concatenate(own))
             for own in (self._chunks[i] for i in text_ids)
         ]
-        return ngram_rows(bags)
 
 
 _COUNTED_TOGETHER = 4096
@@ -148,19 +158,27 @@ def _examples(found: Sequence[tuple[int, str, str]], classes: tuple[str, ...]) -
 def fit_heads(
     examples: tuple[Examples, Examples], vectors: VectorTable, ngrams: NgramTable
 ) -> IntentHeads:
-    """One-against-rest logistic regressions for each place, on vectors and on n-grams."""
+    """One-against-rest logistic regressions for each place, on vectors and on n-grams.
+
+    Rare n-grams count more in frames. In slots all count alike: there rare words are what a source
+    is about.
+    """
     dense, lexical = [], []
-    for own in examples:
+    rarity = np.ones((len(PLACES), BUCKETS), dtype=np.float16)
+    for place, own in enumerate(examples):
         weight = balanced(own.target, own.weight)
         rows = vectors.means[own.text_id]
         dense.append(Problem(rows, own.target, weight, DENSE_PENALTY).minimise())
-        bags = ngrams.rows(own.text_id)
-        lexical.append(Problem(bags, own.target, weight, LEXICAL_PENALTY).minimise())
+        if PLACES[place] == "frame":
+            rarity[place] = ngrams.rarity(own.text_id, own.weight)
+        bags = ngrams.rows(own.text_id, rarity[place])
+        lexical.append(Problem(bags, own.target, weight, LEXICAL_PENALTIES[place]).minimise())
     return IntentHeads(
         np.stack([found[:-1] for found in dense]),
         np.stack([found[-1] for found in dense]),
         np.stack([found[:-1] for found in lexical]).astype(np.float16),
         np.stack([found[-1] for found in lexical]),
+        rarity,
         projection_matrix(vectors.means.shape[1]),
     )
 
@@ -170,6 +188,7 @@ def sample_examples(
     intents: int,
     vectors: VectorTable,
     ngrams: NgramTable,
+    rarity: np.ndarray,
     rng: np.random.Generator,
     most: int = SAMPLED_EXAMPLES,
 ) -> HeadExamples:
@@ -185,15 +204,20 @@ def sample_examples(
         chosen.append(rng.choice(rows, count, replace=False, p=weight / total))
         weights.append(np.full(count, total / max(count, 1)))
     kept = np.concatenate(chosen)
-    texts = head_texts(examples.text_id[kept], np.concatenate(weights), vectors, ngrams)
+    texts = head_texts(examples.text_id[kept], np.concatenate(weights), vectors, ngrams, rarity)
     return HeadExamples(texts, examples.target[kept])
 
 
 def head_texts(
-    text_id: np.ndarray, weight: np.ndarray, vectors: VectorTable, ngrams: NgramTable
+    text_id: np.ndarray,
+    weight: np.ndarray,
+    vectors: VectorTable,
+    ngrams: NgramTable,
+    rarity: np.ndarray,
 ) -> HeadTexts:
-    """Texts of the run as the heads read them."""
-    return HeadTexts(vectors.means[text_id], ngrams.rows(text_id), weight.astype(np.float32))
+    """Texts of the run as heads with this rarity (BUCKETS,) read them."""
+    rows = ngrams.rows(text_id, rarity)
+    return HeadTexts(vectors.means[text_id], rows, weight.astype(np.float32))
 
 
 def site_texts(
@@ -201,6 +225,7 @@ def site_texts(
     place: int,
     vectors: VectorTable,
     ngrams: NgramTable,
+    rarity: np.ndarray,
     rng: np.random.Generator,
 ) -> HeadTexts:
     """What stands at a place in a site's ordinary streams, each account weighing 1 in all."""
@@ -214,7 +239,7 @@ def site_texts(
         accounts += len(streams)
     found = np.concatenate(pairs)
     chosen, weight = sample_by_account(found[:, 0], SITE_TEXTS, rng)
-    return head_texts(found[chosen, 1], weight, vectors, ngrams)
+    return head_texts(found[chosen, 1], weight, vectors, ngrams, rarity)
 
 
 def benign_bank(

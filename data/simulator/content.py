@@ -84,7 +84,7 @@ MAX_SLOT_KINDS = 4
 MIN_FIXED_VALUES = 2
 MIN_VARIED_VALUES = 8
 
-_HANDS = (20, 80, 100, *range(200, 1000, 50))
+_HANDS = (20, 80, 100, *range(200, 2000, 50))
 _NUMBER = re.compile(r"-(\d+)-")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 """JSON in a template has a quote, a space or a line break after its brace, never a bare name."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from stillwatch.data.errors import BundleError
 from stillwatch.model.adapt import (
@@ -26,6 +27,8 @@ CLASSES = class_names(INTENTS)
 DIMENSIONS = 16
 ATTACK, ORDINARY = 0, len(INTENTS) + 1
 KINDS = len(INTENTS) + 1
+ALIKE = np.ones(BUCKETS, np.float16)
+"""Rarity of n-grams that all count alike."""
 
 
 def texts(kinds: np.ndarray, rng: np.random.Generator, shift: int = 0) -> HeadTexts:
@@ -39,7 +42,8 @@ def texts(kinds: np.ndarray, rng: np.random.Generator, shift: int = 0) -> HeadTe
         )
         for kind in kinds
     ]
-    return HeadTexts(vectors.astype(np.float32), ngram_rows(bags), np.ones(len(kinds), np.float32))
+    weight = np.ones(len(kinds), np.float32)
+    return HeadTexts(vectors.astype(np.float32), ngram_rows(bags, ALIKE), weight)
 
 
 def examples(rng: np.random.Generator) -> HeadExamples:
@@ -56,7 +60,7 @@ def fit(own: HeadExamples) -> IntentHeads:
     return IntentHeads(
         np.stack([dense[:-1]] * 2), np.stack([dense[-1]] * 2),
         np.stack([lexical[:-1]] * 2).astype(np.float16), np.stack([lexical[-1]] * 2),
-        projection_matrix(DIMENSIONS * 8)[:DIMENSIONS],
+        np.stack([ALIKE] * 2), projection_matrix(DIMENSIONS * 8)[:DIMENSIONS],
     )  # fmt: skip
 
 
@@ -87,7 +91,8 @@ def test_a_sites_look_alike_becomes_ordinary_and_attacks_stay_attacks() -> None:
                     np.split(other.ngrams.indices, other.ngrams.indptr[1:-1]),
                     strict=True,
                 )
-            ]
+            ],
+            ALIKE,
         ),
         np.full(20, 0.5, np.float32),
     )
@@ -146,6 +151,15 @@ def test_what_is_saved_is_read() -> None:
         examples_from_bytes(content, DIMENSIONS + 1, len(CLASSES))
     with pytest.raises(BundleError, match="take the bundle from its source"):
         examples_from_bytes(content[:-7], DIMENSIONS, len(CLASSES))
+
+
+def test_n_grams_past_the_table_are_refused() -> None:
+    own = examples(np.random.default_rng(3))
+    heads = replace(fit(own), projection=np.zeros((DIMENSIONS, PROJECTION), np.float32))
+    tensors = load(examples_to_bytes((own, own), heads))
+    tensors["slot.ngram_ids"][7] = BUCKETS
+    with pytest.raises(BundleError, match="those of slot are not"):
+        examples_from_bytes(save(tensors), DIMENSIONS, len(CLASSES))
 
 
 def test_accounts_weigh_alike_however_much_they_say() -> None:

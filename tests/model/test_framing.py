@@ -255,6 +255,17 @@ def test_text_before_it_does_not_hide_a_frame_that_begins_a_line(lengths: int) -
         assert split.slot.endswith(fruit)
 
 
+def test_text_that_comes_again_before_a_frame_is_none_of_it() -> None:
+    prompts = [
+        f"{fruit}, she said.\n{talk}\n{PREFIX} {fruit}\n{SUFFIX}"
+        for talk, fruit in zip([*TALK, TALK[0]], FRUIT, strict=False)
+    ]
+    split = splits(prompts)[-1]
+    assert SUFFIX in split.frame
+    assert PREFIX[:30] in split.frame
+    assert "on the quay" in split.slot
+
+
 def test_lines_amid_and_at_the_end_are_one_frame() -> None:
     prompts = [f"{talk}\n{PREFIX} {fruit}\n{SUFFIX}" for talk, fruit in zip(TALK, FRUIT)]  # noqa: B905
     split = splits(prompts)[-1]

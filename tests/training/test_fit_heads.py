@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stillwatch.model.heads import class_names
-from stillwatch.model.lexical import ngram_chunks
+from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.fit_heads import (
     BANK_PER_ORIGIN,
@@ -101,11 +101,30 @@ def test_the_fit_is_the_same_each_time() -> None:
 def test_bags_of_n_grams_have_unit_length() -> None:
     texts = ["", "one", "a longer text " * 300]
     table = NgramTable(texts)
-    rows = table.rows(np.array([2, 0, 1, 2]))
-    np.testing.assert_allclose(np.sqrt((rows.multiply(rows)).sum(axis=1)), 1, rtol=1e-5)
+    rows = table.rows(np.array([2, 0, 1, 2]), np.ones(BUCKETS, np.float16))
+    lengths = np.sqrt((rows.multiply(rows)).sum(axis=1))
+    np.testing.assert_allclose(lengths, [1, 0, 1, 1], rtol=1e-5)
     dense = rows.toarray()
     np.testing.assert_array_equal(dense[0], dense[3])
     np.testing.assert_array_equal(np.flatnonzero(dense[2]), ngram_chunks("one")[0])
+
+
+def test_rarity_is_of_the_weight_of_texts_that_hold_an_n_gram() -> None:
+    table = NgramTable(["one", "one two", "three"])
+    rarity = table.rarity(np.array([0, 1, 2]), np.array([1.0, 1.0, 2.0]))
+    common, rare = ngram_chunks("one")[0], ngram_chunks("three")[0]
+    np.testing.assert_allclose(rarity[common].max(), np.log(5 / 3), rtol=1e-3)
+    np.testing.assert_allclose(rarity[rare].min(), np.log(5 / 3), rtol=1e-3)
+    seen = np.concatenate([table.chunks(n)[0] for n in range(3)])
+    unseen = np.setdiff1d(np.arange(BUCKETS), seen)
+    np.testing.assert_allclose(rarity[unseen], np.log(5), rtol=1e-3)
+
+
+def test_rare_n_grams_count_more_in_frames_alone() -> None:
+    examples, vectors, texts = toy([25] * 7, noise=0.1)
+    heads = fit_heads((examples, examples), vectors, NgramTable(texts))
+    assert heads.rarity[0].min() < heads.rarity[0].max() - 1
+    assert (heads.rarity[1] == 1).all()
 
 
 def framed(
