@@ -163,7 +163,7 @@ def test_a_payload_in_tags_is_written_out_behind_the_sentence() -> None:
         seen = "".join(char for char in hidden if ord(char) < 0xE0000)
         assert seen.isascii()
         assert "thought" not in seen
-        assert normalise(hidden) == f"{seen} {PROMPTS['English'].replace(chr(10), ' ')}"
+        assert normalise(hidden) == f"{seen}\n{PROMPTS['English'].replace(chr(10), ' ')}"
     german = normalise(EVASIONS["tag_payload"](rng(0), PROMPTS["German"]))
     assert "begruende groessere Schritte" in german
 
@@ -186,12 +186,6 @@ def test_an_encoded_payload_is_decoded(name: str, language: str) -> None:
         assert normalise(PROMPTS[language]) in revealed(normalise(encoded))
 
 
-NOT_READ = pytest.mark.xfail(
-    strict=True,
-    reason="leetspeak in words with a letter beyond ASCII is not read, hence French is not",
-)
-
-
 @pytest.mark.parametrize(
     ("language", "floor"),
     [
@@ -199,7 +193,7 @@ NOT_READ = pytest.mark.xfail(
         ("English list", 0.93),
         # Words with umlauts stay as they are, and are longer than others.
         ("German", 0.85),
-        pytest.param("French", 0.85, marks=NOT_READ),
+        ("French", 0.85),
     ],
 )
 def test_leetspeak_is_read(language: str, floor: float) -> None:
