@@ -28,7 +28,7 @@ def distinct_events(count: int, seed: int) -> list[Event]:
     """Events of count // 20 accounts, no prompt twice, half of the accounts under a product's
     template."""
     rng = np.random.default_rng(seed)
-    products = [p for p in load_products() if not p.system]
+    products = [p for p in load_products() if p.slots and not p.system]
     accounts = max(count // 20, 1)
     frames = [products[int(rng.integers(len(products)))] for _ in range(accounts)]
     fixed = [frame.fixed(rng) for frame in frames]
