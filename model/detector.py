@@ -31,6 +31,8 @@ from stillwatch.model.signals import SignalLayout, text_signals
 from stillwatch.model.stream import EventTexts, read_event, read_text, state_dtype
 from stillwatch.model.templates import BenignIndex, Template, TemplateIndex
 
+KNOWN_SIMILARITY, KNOWN_LOGIT = 0.85, 4.0
+"""Cosine to a site's own template from which a text reads as it, and its least logit then."""
 SIGNALS_KEPT = 131_072
 """Distinct texts whose signals are kept; the longest unused go first."""
 STATE_VERSION = 1
@@ -249,6 +251,7 @@ class Detector:
             rows, templates = text_signals(
                 list(texts.values()), encoded, place, self._heads, self.templates, self.benign
             )
+            self._know_again(rows, templates)
             for position, key in enumerate(texts):
                 signal = _Signal(
                     rows[position].copy(), int(templates[position]), encoded[position].truncated
@@ -258,6 +261,19 @@ class Detector:
         while len(self._signals) > SIGNALS_KEPT:
             self._signals.popitem(last=False)
         return found
+
+    def _know_again(self, rows: np.ndarray, nearest: np.ndarray) -> None:
+        """A text that is like a site's own template reads as what that asks for, whatever the
+        heads make of it: a person has approved the template, and its replay hit nothing ordinary.
+        Changes `rows`."""
+        first = len(self._bundled)
+        known = (nearest >= first) & (rows[:, self._layout.template] >= KNOWN_SIMILARITY)
+        for position in np.flatnonzero(known):
+            intent = self.intents.index(self.templates.templates[nearest[position]].intent)
+            for part in (self._layout.dense, self._layout.lexical):
+                # The intent's column and that of any intent.
+                columns = part.start + np.array([intent, len(self.intents)])
+                rows[position, columns] = np.maximum(rows[position, columns], KNOWN_LOGIT)
 
     def _score_wave(
         self,

@@ -34,7 +34,7 @@ SAMPLE = Path(stillwatch.data.__file__).parent / "sample"
 EACH = 14
 CALM = 0.1
 """Ordinary accounts whose risk was ever higher are not customers of the two sites."""
-FRAME = "Item {slot}: give the letter of the right choice and your certainty from 0 to 100, no more"
+FRAME = "Folder {slot}: a hard question, a right answer, a wrong answer"
 TOPICS = (
     "tides", "bread", "bridges", "opera", "tin mining", "bees", "glaciers", "chess", "kites",
     "paper", "rice", "canals", "lenses", "beetles", "harbours", "clocks", "moss", "violins",
@@ -147,7 +147,7 @@ def test_a_shared_template_flags_what_was_missed_and_nothing_else(
     clock = Clock(clock_of(site))
     options = {"archive": site.archive, "clock": clock, "least_replayed": 100}
     with desk_in(tmp_path / "north", **options) as north:
-        template = north.templates.add(FRAME, "capability_probing", "own", "ann").id
+        template = north.templates.add(FRAME, "output_harvesting", "own", "ann").id
         north.templates.approve(template, site.detector.encoder, "bob", "one campaign's")
         shelf = Shelf(north)
         shelf.share([template], Tlp.GREEN, "ann", "seen elsewhere too")
