@@ -100,9 +100,9 @@ class EncoderEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """manifest.json. `campaigns` is None in a bundle that was not calibrated
-    for them. `files` gives the SHA-256 of each other file, `checksum` that of the manifest without
-    it (None in bundles that were written before it was added)."""
+    """manifest.json. `campaigns` is None in a bundle that was not calibrated for them. `files`
+    gives the SHA-256 of each other file, `checksum` that of the manifest without it (None in a
+    bundle that was not written yet)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     format: int
@@ -162,9 +162,7 @@ def _sha256(content: bytes) -> str:
 def _checksum(manifest: Manifest) -> str:
     """Of all that a manifest says, however it is laid out."""
     try:
-        # Left out where there is none, so that bundles from before it was added keep theirs.
-        absent = set() if manifest.campaigns else {"campaigns"}
-        fields = manifest.model_dump(exclude={"checksum"} | absent)
+        fields = manifest.model_dump(exclude={"checksum"})
         return _sha256(json.dumps(fields, sort_keys=True).encode())
     # What is nested too deep raises either.
     except (ValueError, RecursionError):
@@ -222,7 +220,7 @@ def load_bundle(path: Path) -> Bundle:
                 f"{name} must have SHA-256 {_shown(expected)}, however: {found}; "
                 "take the bundle from its source again"
             )
-    if manifest.checksum not in (None, found := _checksum(manifest)):
+    if manifest.checksum != (found := _checksum(manifest)):
         raise BundleError(
             f"{MANIFEST} must have the checksum {_shown(str(manifest.checksum))}, however: "
             f"{found}; take the bundle from its source again"

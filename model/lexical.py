@@ -20,7 +20,8 @@ READ_CHARS = CHUNK_CHARS * MAX_CHUNKS
 """Of a longer text the middle is left out."""
 _ALPHABETS_END = 0x530
 """Latin, Greek and Cyrillic lie before it. In other scripts fewer letters make a word."""
-_ALPHABET_LENGTHS, _OTHER_LENGTHS = (5,), (2, 4)
+_LENGTHS = ((2, True), (4, True), (5, False))
+"""Of runs, and whether they are of those with a letter of another script or of those without."""
 _SHIFT = np.uint64(64 - (BUCKETS.bit_length() - 1))
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -45,7 +46,7 @@ def _buckets(text: str) -> np.ndarray:
     ).astype(np.uint64)
     other = points >= _ALPHABETS_END
     found = []
-    for length in sorted({*_ALPHABET_LENGTHS, *_OTHER_LENGTHS}):
+    for length, of_others in _LENGTHS:
         if len(points) < length:
             break
         span = len(points) - length + 1
@@ -55,7 +56,7 @@ def _buckets(text: str) -> np.ndarray:
             mixed = (mixed ^ points[offset : offset + span]) * _MULTIPLIER
             mixed ^= mixed >> np.uint64(29)
             any_other |= other[offset : offset + span]
-        found.append(mixed[any_other if length in _OTHER_LENGTHS else ~any_other] >> _SHIFT)
+        found.append(mixed[any_other == of_others] >> _SHIFT)
     words = [text[start:stop].encode("utf-8", "replace") for start, stop in word_spans(text)]
     hashes = [zlib.crc32(word) for word in words]
     hashes += [zlib.crc32(b" " + after, zlib.crc32(before)) for before, after in pairwise(words)]

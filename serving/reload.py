@@ -84,11 +84,6 @@ class Reloader:
         present = self.scorer.detector
         bundle = load_bundle(path)
         manifest = bundle.manifest
-        if manifest.checksum is None:
-            raise BundleError(
-                f"{MANIFEST} must state its checksum to be taken over while serving, however: it "
-                "states none; write the bundle again with this version"
-            )
         if tuple(manifest.intents) != present.intents:
             # Callers read the probabilities of intents by their places.
             raise BundleError(
