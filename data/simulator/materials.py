@@ -188,6 +188,11 @@ def load_sealed() -> Materials:
     )
 
 
+def load_passages() -> tuple[str, ...]:
+    """Ordinary English passages, a paragraph each, behind which a payload may stand. Sealed too."""
+    return tuple((SEALED / "passages.txt").read_text(encoding="utf-8").splitlines())
+
+
 def split_folds(materials: Materials, folds: int) -> list[Materials]:
     """Deal the materials into folds: each source, wrapper hand and product trade whole.
 

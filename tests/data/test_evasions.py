@@ -22,6 +22,7 @@ from stillwatch.data.simulator.evasions import (
     split_payload,
 )
 from stillwatch.data.simulator.filler import token_costs
+from stillwatch.data.simulator.materials import load_passages
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.text import normalise, revealed
 
@@ -309,6 +310,13 @@ def test_padding_differs_by_event_and_is_the_same_for_the_same_seed(stream: Stre
     assert len(set(paddings)) == len(paddings)
     assert len({padding[:60] for padding in paddings}) == len(paddings)
     assert place_payload(rng(1), stream, 200, FILLER).events == placed.events
+
+
+def test_sealed_passages_reach_before_the_deepest_payload_without_many_repeats() -> None:
+    passages = load_passages()
+    assert all(passage == passage.strip() and len(passage) > 100 for passage in passages)
+    assert len({" ".join(passage.split()[:3]) for passage in passages}) == len(passages)
+    assert sum(token_costs(passage).sum() for passage in passages) > 2 * max(TOKEN_POSITIONS)
 
 
 def test_token_costs_follow_the_script() -> None:

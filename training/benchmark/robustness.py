@@ -23,7 +23,7 @@ from stillwatch.data.simulator.evasions import (
     replay,
     split_payload,
 )
-from stillwatch.data.simulator.materials import Materials, load_sealed
+from stillwatch.data.simulator.materials import Materials, load_passages, load_sealed
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.benchmark.sealed import (
     Judge,
@@ -69,14 +69,14 @@ def robustness(
         rng = np.random.default_rng([7, len(rows)])
         found = _recall(judge, bundle, [change(rng, stream) for stream in clean], at)
         rows.append({"name": name, "streams": len(clean), "recall": found, "clean": base})
-    filler = [p.text for s in materials.by_role("chat", "app") for p in s.prompts if p.text]
-    latin = [text for text in filler if text.isascii()]
+    passages = load_passages()
     positions = []
     for tokens in TOKEN_POSITIONS:
         progress(f"robustness: payload after {tokens} tokens")
         rng = np.random.default_rng([8, tokens])
         moved = [
-            place_payload(rng, _first(s, LONG_PROMPTS), tokens, latin) for s in clean[:LONG_STREAMS]
+            place_payload(rng, _first(s, LONG_PROMPTS), tokens, passages)
+            for s in clean[:LONG_STREAMS]
         ]
         found = _recall(judge, bundle, moved, at)
         positions.append({"tokens": tokens, "streams": len(moved), "recall": found})
