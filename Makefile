@@ -68,8 +68,8 @@ train: $(VENV)/.demo-ready ## Train the released detector anew; CORPORA=folder O
 		--output $(OUTPUT)
 
 .PHONY: evaluate
-evaluate: $(VENV)/.demo-ready ## Test on material left out of training; CORPORA=folder REPORT=folder
-	$(BIN)/stillwatch evaluate --corpora $(CORPORA) --report $(REPORT)
+evaluate: $(VENV)/.demo-ready ## Test on material left out, with what `make train` fitted; CORPORA=folder REPORT=folder
+	$(BIN)/stillwatch evaluate --corpora $(CORPORA) --report $(REPORT) --run runs/train
 
 .PHONY: bench
 bench: $(VENV)/.demo-ready ## Run every benchmark

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -91,7 +92,9 @@ def fit_classifier(
 
 def _check_inputs(folder: Path, streams: StreamSet, settings: Settings, seed: int) -> None:
     """Remembers in the folder what is trained on; what differs must not go on from there."""
-    digest = hashlib.sha256(json.dumps([settings.to_fields(), seed]).encode())
+    # All else that is set has made the streams, or is of no concern to them.
+    shaping = [asdict(settings.optimisation), settings.seed, seed]
+    digest = hashlib.sha256(json.dumps(shaping).encode())
     for part in (*streams.features, streams.intents, *streams.event_intents):
         digest.update(np.ascontiguousarray(part).data)
     found = digest.hexdigest()

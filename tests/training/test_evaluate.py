@@ -19,7 +19,7 @@ SETTINGS = Settings(
     calibration_folds=1,
     composition=Composition(
         folds=3, attacks=18, ordinary=24, reference=10, source_prompts=40, forms=20,
-        test_attacks=1, test_ordinary=36,
+        test_attacks=1, test_known=36, test_new=36, test_longest=60,
     ),
     optimisation=Optimisation(epochs=2, longest=32, head_examples=1500, width=16, key=4),
 )  # fmt: skip
