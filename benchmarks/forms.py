@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from stillwatch.data.simulator.content import INTENTS
 from stillwatch.data.simulator.materials import Materials, load_sealed
 from stillwatch.model.adapt import LEXICAL_PENALTIES
-from stillwatch.model.heads import ANY_INTENT, PLACES, class_names
+from stillwatch.model.heads import ANY_INTENT, ORDINARY_CLASSES, PLACES, class_names
 from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.composition import all_materials
 from stillwatch.training.fit_heads import NgramTable, collect_examples
@@ -101,11 +101,12 @@ def _read(own: FormTexts, sealed: FormTexts, ngrams: NgramTable) -> dict[str, fl
     )
     weight = balanced(examples.target, examples.weight)
     column = [classes.index(ANY_INTENT)]
-    rarity = ngrams.rarity(examples.text_id, examples.weight)
-    rows = ngrams.rows(examples.text_id, rarity)
+    asked = examples.target[:, : -len(ORDINARY_CLASSES)]
+    salience = ngrams.salience(examples.text_id, examples.weight, asked)
+    rows = ngrams.rows(examples.text_id, salience)
     penalty = LEXICAL_PENALTIES[PLACES.index("frame")]
     fitted = Problem(rows, examples.target[:, column], weight[:, column], penalty).minimise()
-    logits = np.asarray(ngrams.rows(sealed.text_id, rarity) @ fitted[:-1, 0])
+    logits = np.asarray(ngrams.rows(sealed.text_id, salience) @ fitted[:-1, 0])
     # The mean over the renderings of a form.
     _, first, inverse = np.unique(sealed.forms, return_index=True, return_inverse=True)
     mean = np.bincount(inverse, logits) / np.bincount(inverse)

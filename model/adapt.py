@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_tensors
 from scipy import sparse
 
 from stillwatch.data.errors import BundleError
-from stillwatch.model.heads import PLACES, IntentHeads, rarity_row
+from stillwatch.model.heads import PLACES, IntentHeads, salience_row
 from stillwatch.model.lexical import BUCKETS
 from stillwatch.model.logistic import Problem, balanced
 
@@ -35,8 +35,9 @@ _HEADS = "heads."
 
 @dataclass(frozen=True)
 class HeadTexts:
-    """Texts of one place as the heads read them. vectors float32 (N, D); ngrams sparse float32
-    (N, BUCKETS), rows of unit length; weight float32 (N,)."""
+    """Texts of one place as the heads read them. vectors float32 (N, D), with D = 0 for frames,
+    whose vectors are not read; ngrams sparse float32 (N, BUCKETS), rows of unit length; weight
+    float32 (N,)."""
 
     vectors: np.ndarray
     ngrams: sparse.csr_array
@@ -54,13 +55,15 @@ class HeadExamples:
     target: np.ndarray
 
 
-def ngram_rows(bags: list[np.ndarray], rarity: np.ndarray) -> sparse.csr_array:
+def ngram_rows(bags: list[np.ndarray], salience: np.ndarray) -> sparse.csr_array:
     """Distinct n-gram ids of each text -> sparse float32 (N, BUCKETS), rows of unit length.
-    `rarity` (BUCKETS,) is that of the heads at the texts' place."""
+    `salience` (BUCKETS,) is that of the heads at the texts' place."""
     counts = np.array([len(bag) for bag in bags], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     columns = np.concatenate(bags).astype(np.int32) if bags else np.empty(0, np.int32)
-    values = np.concatenate([np.empty(0, np.float32), *(rarity_row(bag, rarity) for bag in bags)])
+    values = np.concatenate(
+        [np.empty(0, np.float32), *(salience_row(bag, salience) for bag in bags)]
+    )
     return sparse.csr_array((values, columns, starts), shape=(len(bags), BUCKETS))
 
 
@@ -102,12 +105,13 @@ def adapt_heads(
         share = float(new.weight.sum())
         share = min(share / (share + origins[place]), MAX_SITE_SHARE)
         target = own.target[:, kept]
-        found = _adapted(
-            np.vstack([dense_weight[place][:, kept], dense_bias[place][None, kept]]),
-            own.texts.vectors, new.vectors, target, own.texts.weight, new.weight, share,
-            DENSE_PENALTY,
-        )  # fmt: skip
-        dense_weight[place][:, kept], dense_bias[place][kept] = found[:-1], found[-1]
+        if PLACES[place] == "slot":
+            found = _adapted(
+                np.vstack([dense_weight[:, kept], dense_bias[None, kept]]),
+                own.texts.vectors, new.vectors, target, own.texts.weight, new.weight, share,
+                DENSE_PENALTY,
+            )  # fmt: skip
+            dense_weight[:, kept], dense_bias[kept] = found[:-1], found[-1]
         found = _adapted(
             np.vstack(
                 [lexical_weight[place][:, kept].astype(np.float32), lexical_bias[place][None, kept]]
@@ -118,7 +122,7 @@ def adapt_heads(
         lexical_weight[place][:, kept] = found[:-1].astype(np.float16)
         lexical_bias[place][kept] = found[-1]
     return IntentHeads(
-        dense_weight, dense_bias, lexical_weight, lexical_bias, heads.rarity, heads.projection
+        dense_weight, dense_bias, lexical_weight, lexical_bias, heads.salience, heads.projection
     )
 
 
@@ -180,8 +184,8 @@ def examples_from_bytes(
         }
         heads = IntentHeads.from_tensors(own, dimensions, classes, "examples.safetensors")
         first, second = (
-            _read_place(tensors, name, dimensions, classes, rarity)
-            for name, rarity in zip(PLACES, heads.rarity, strict=True)
+            _read_place(tensors, name, dimensions, classes, salience)
+            for name, salience in zip(PLACES, heads.salience, strict=True)
         )
     except (BundleError, MemoryError):
         raise
@@ -194,7 +198,7 @@ def examples_from_bytes(
 
 
 def _read_place(
-    tensors: dict[str, np.ndarray], name: str, dimensions: int, classes: int, rarity: np.ndarray
+    tensors: dict[str, np.ndarray], name: str, dimensions: int, classes: int, salience: np.ndarray
 ) -> HeadExamples:
     vectors, ids, starts, target, weight = (
         tensors[f"{name}.{part}"]
@@ -202,7 +206,7 @@ def _read_place(
     )
     count = len(weight)
     sound = (
-        vectors.shape == (count, dimensions)
+        vectors.shape == (count, dimensions if name == "slot" else 0)
         and target.shape == (count, classes)
         and starts.shape == (count + 1,)
         and ids.ndim == 1
@@ -221,6 +225,8 @@ def _read_place(
         )
     bags = np.split(ids.astype(np.int64), starts[1:-1].astype(np.int64))
     return HeadExamples(
-        HeadTexts(vectors.astype(np.float32), ngram_rows(bags, rarity), weight.astype(np.float32)),
+        HeadTexts(
+            vectors.astype(np.float32), ngram_rows(bags, salience), weight.astype(np.float32)
+        ),
         target.astype(np.float32),
     )

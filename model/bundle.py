@@ -30,7 +30,7 @@ from stillwatch.model.heads import class_names
 from stillwatch.model.onnx_files import check_self_contained
 from stillwatch.model.traffic import TRAFFIC_FILE, Traffic
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 8 << 20
 MOST_FILE_BYTES = 2 << 30

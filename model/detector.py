@@ -26,6 +26,7 @@ from stillwatch.model.encoder import Encoder, OnnxEncoder
 from stillwatch.model.encoder_export import cached_encoder, check_golden
 from stillwatch.model.features import EventFacts, advance
 from stillwatch.model.heads import PLACES, IntentHeads
+from stillwatch.model.parts import encode_parts
 from stillwatch.model.runtime import ClassifierStep
 from stillwatch.model.signals import SignalLayout, text_signals
 from stillwatch.model.stream import EventTexts, read_event, read_text, state_dtype
@@ -226,17 +227,18 @@ class Detector:
 
     def _read(self, event: Event, record: np.void) -> _Read:
         texts = read_event(event, record)
-        return _Read(event, texts, text_key(FRAME, texts.frame), text_key(SLOT, texts.slot))
+        return _Read(event, texts, text_key(FRAME, texts.frame), text_key(SLOT, texts.payload))
 
     def _look_up(
         self, reads: Sequence[_Read], vectors: dict[bytes, np.ndarray]
     ) -> dict[bytes, _Signal]:
         """Signals of every text of these events; unknown ones are encoded, `vectors` gets their
-        vectors."""
+        vectors, by the `text_key` of frame and slot."""
         found: dict[bytes, _Signal] = {}
+        slots = {read.slot_key: text_key(SLOT, read.texts.slot) for read in reads}
         missing: tuple[dict[bytes, str], dict[bytes, str]] = ({}, {})
         for read in reads:
-            pairs = [(SLOT, read.slot_key, read.texts.slot)]
+            pairs = [(SLOT, read.slot_key, read.texts.payload)]
             if read.texts.frame:
                 pairs.append((FRAME, read.frame_key, read.texts.frame))
             for place, key, text in pairs:
@@ -247,7 +249,7 @@ class Detector:
                     self._signals.move_to_end(key)
                     found[key] = known
         for place, texts in enumerate(missing):
-            encoded = self.encoder.encode(list(texts.values()))
+            encoded = encode_parts(self.encoder, list(texts.values()))
             rows, templates = text_signals(
                 list(texts.values()), encoded, place, self._heads, self.templates, self.benign
             )
@@ -257,7 +259,7 @@ class Detector:
                     rows[position].copy(), int(templates[position]), encoded[position].truncated
                 )
                 found[key] = self._signals[key] = signal
-                vectors[key] = encoded[position].vector
+                vectors[slots[key] if place == SLOT else key] = encoded[position].vector
         while len(self._signals) > SIGNALS_KEPT:
             self._signals.popitem(last=False)
         return found

@@ -119,9 +119,8 @@ def event_scalars(event: Event, split: Split, text: str) -> list[float]:
 def feature_names(class_names: Sequence[str], intents: Sequence[str]) -> tuple[str, ...]:
     """Names of the F features, in order."""
     places = [
-        f"{place}.{kind}.{name}"
-        for place in ("frame", "slot")
-        for kind in ("dense", "ngram")
+        f"{place}.{name}"
+        for place in ("frame.ngram", "slot.dense", "slot.ngram")
         for name in class_names
     ]
     mixed = [
@@ -168,11 +167,12 @@ def advance(
     count = state["events"].astype(np.float32)
     has_frame = facts.frame_hash != 0
 
-    # Dense and n-gram logits stand side by side, and so do the two similarities.
+    # Dense and n-gram logits stand side by side, and so do the two similarities. Of a frame, which
+    # has no dense ones, the n-grams speak for both.
     both = slice(layout.dense.start, layout.lexical.stop)
     nearest = slice(layout.template, layout.benign + 1)
-    frame_logits, slot_logits = frame[:, both], slot[:, both]
-    asked = np.where(has_frame[:, None], frame_logits, slot_logits)
+    frame_logits, slot_logits = frame[:, layout.lexical], slot[:, both]
+    asked = np.where(has_frame[:, None], np.tile(frame_logits, 2), slot_logits)
     logits = np.concatenate([asked, slot_logits], axis=1)
     rate = 1 / count[:, None]
     logit_mean = _moved(state, "logit_mean", logits, rate)

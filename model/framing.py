@@ -40,7 +40,7 @@ others by the smallest hash, so that of two prompts that share a line both tend 
 _LAST_LINES = 8
 LINE_WORDS = (6, 10, 16, 28, 48)
 """Word counts at which a line's beginning is hashed; a line of fewer words is not remembered."""
-MIN_PARTNERS = 0.5
+MIN_PARTNERS = 0.8
 """Prompts that must share a line, as a share of those that share another line or an end."""
 LINES_CHARS = 8192
 """Only this much of each end of a prompt is looked at for such lines,"""

@@ -1,9 +1,10 @@
 """Linear heads that read one text: what does it ask for?
 
 Two places are read with heads of their own: the frame (what is asked for) and the slot (what it is
-asked about). Each place has a head on the sentence vector and a head on character n-grams. They
-are the bottleneck before the sequence model: it sees these logits and never the vector, so that
-it cannot learn the content of its training sources by heart.
+asked about). Each has a head on character n-grams, and the slot one on the sentence vector too. A
+frame in words that no one has seen is told better by its n-grams alone. The heads are the
+bottleneck before the sequence model: it sees these logits and never the vector, so that it cannot
+learn the content of its training sources by heart.
 
 Axis letters: N texts, D dimensions of the encoder, C classes, P dimensions of the projection.
 """
@@ -38,48 +39,55 @@ def projection_matrix(dimensions: int, seed: int = 7) -> np.ndarray:
     return (orthonormal * np.sqrt(dimensions / PROJECTION)).astype(np.float32)
 
 
-def rarity_row(ids: np.ndarray, rarity: np.ndarray) -> np.ndarray:
+def salience_row(ids: np.ndarray, salience: np.ndarray) -> np.ndarray:
     """What each of a text's n-grams counts, float32 of the shape of `ids` and of unit length.
 
-    rarity: (BUCKETS,), as a logarithm of how few texts hold an n-gram (Spärck Jones 1972).
+    salience: (BUCKETS,), how rare each n-gram is and how differently classes use it.
     """
-    row = rarity[ids].astype(np.float32)
+    row = salience[ids].astype(np.float32)
     return np.asarray(row / max(float(np.sqrt(row @ row)), 1e-6))
 
 
 @dataclass(frozen=True)
 class IntentHeads:
-    """Weights of the heads. The leading axis of each array is the place, in the order of PLACES.
+    """Weights of the heads. A leading axis of 2 is the place, in the order of PLACES.
 
-    dense_weight (2, D, C) and dense_bias (2, C) float32; lexical_weight (2, BUCKETS, C) float16
-    and lexical_bias (2, C) float32; rarity (2, BUCKETS) float16: what each n-gram counts before it
-    is weighed; projection (D, P) float32.
+    dense_weight (D, C) and dense_bias (C,) float32, of slots; lexical_weight (2, BUCKETS, C)
+    float16 and lexical_bias (2, C) float32; salience (2, BUCKETS) float16: what each n-gram counts
+    before it is weighed; projection (D, P) float32.
     """
 
     dense_weight: np.ndarray
     dense_bias: np.ndarray
     lexical_weight: np.ndarray
     lexical_bias: np.ndarray
-    rarity: np.ndarray
+    salience: np.ndarray
     projection: np.ndarray
 
     @property
     def dimensions(self) -> int:
-        return int(self.dense_weight.shape[1])
+        return int(self.dense_weight.shape[0])
 
     @property
     def class_count(self) -> int:
-        return int(self.dense_weight.shape[2])
+        return int(self.dense_weight.shape[1])
 
-    def dense_logits(self, vectors: np.ndarray, place: int) -> np.ndarray:
-        """(N, D) unit vectors -> (N, C) logits."""
-        return np.asarray(vectors @ self.dense_weight[place] + self.dense_bias[place])
+    @property
+    def any_intent(self) -> int:
+        """The column of ANY_INTENT among the classes."""
+        return self.class_count - len(ORDINARY_CLASSES) - 1
+
+    def dense_logits(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, D) unit vectors of slots -> (N, C) logits."""
+        return np.asarray(vectors @ self.dense_weight + self.dense_bias)
 
     def lexical_logits(self, chunks: list[np.ndarray], place: int) -> np.ndarray:
-        """Bucket ids of each stretch of one text -> (C,) logits, the largest over the stretches."""
-        table, rarity = self.lexical_weight[place], self.rarity[place]
-        rows = [rarity_row(ids, rarity) @ table[ids].astype(np.float32) for ids in chunks]
-        return np.asarray(np.max(rows, axis=0) + self.lexical_bias[place])
+        """Bucket ids of each stretch of one text -> (C,) logits, of the stretch that reads most
+        like any intent."""
+        table, salience = self.lexical_weight[place], self.salience[place]
+        rows = [salience_row(ids, salience) @ table[ids].astype(np.float32) for ids in chunks]
+        strongest = max(rows, key=lambda row: row[self.any_intent])
+        return np.asarray(strongest + self.lexical_bias[place])
 
     def to_bytes(self) -> bytes:
         """The contents of heads.safetensors."""
@@ -112,11 +120,11 @@ class IntentHeads:
         """Heads of these arrays; BundleError, naming the file they came from, unless every array
         has its shape and is finite."""
         expected = {
-            "dense_weight": (2, dimensions, classes),
-            "dense_bias": (2, classes),
+            "dense_weight": (dimensions, classes),
+            "dense_bias": (classes,),
             "lexical_weight": (2, BUCKETS, classes),
             "lexical_bias": (2, classes),
-            "rarity": (2, BUCKETS),
+            "salience": (2, BUCKETS),
             "projection": (dimensions, PROJECTION),
         }
         found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -134,4 +142,4 @@ class IntentHeads:
         return cls(**tensors)
 
 
-_FIELDS = ("dense_weight", "dense_bias", "lexical_weight", "lexical_bias", "rarity", "projection")
+_FIELDS = ("dense_weight", "dense_bias", "lexical_weight", "lexical_bias", "salience", "projection")

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from stillwatch.model.parts import split_parts
 from stillwatch.model.text import bare, word_spans
 
 BUCKETS = 1 << 18
@@ -29,14 +30,18 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 def ngram_chunks(text: str) -> list[np.ndarray]:
     """Bucket ids of the n-grams of each stretch of the text, sorted and unique, uint32 arrays.
 
-    A long text is read in stretches so that a payload is not diluted by what stands around it.
-    At most MAX_CHUNKS stretches are read, half from the beginning and half from the end.
+    A long text is read in stretches, each of one of its parts, so that a payload is not diluted by
+    what stands around it. At most MAX_CHUNKS stretches are read, half from the beginning and half
+    from the end.
     """
-    text = text.lower()
-    starts = list(range(0, max(len(text), 1), CHUNK_CHARS))
-    if len(starts) > MAX_CHUNKS:
-        starts = starts[: MAX_CHUNKS // 2] + starts[-MAX_CHUNKS // 2 :]
-    return [_buckets(text[start : start + CHUNK_CHARS]) for start in starts]
+    stretches = [
+        part[start : start + CHUNK_CHARS]
+        for part in split_parts(text.lower())
+        for start in range(0, max(len(part), 1), CHUNK_CHARS)
+    ]
+    if len(stretches) > MAX_CHUNKS:
+        stretches = stretches[: MAX_CHUNKS // 2] + stretches[-MAX_CHUNKS // 2 :]
+    return [_buckets(stretch) for stretch in stretches]
 
 
 def _buckets(text: str) -> np.ndarray:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from stillwatch.model.encoder import TextVectors
-from stillwatch.model.heads import PROJECTION, IntentHeads
+from stillwatch.model.heads import PLACES, PROJECTION, IntentHeads
 from stillwatch.model.lexical import ngram_chunks
 from stillwatch.model.templates import BenignIndex, TemplateIndex
 
 
 @dataclass(frozen=True, slots=True)
 class SignalLayout:
-    """Columns of a signal row, which is float32 (P + 2C + 2,)."""
+    """Columns of a signal row, which is float32 (P + 2C + 2,); `dense` is 0 in a frame's."""
 
     classes: int
 
@@ -59,9 +59,9 @@ def text_signals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals of normalised texts: rows float32 (N, layout.width), nearest template int32 (N,).
 
-    A text of several windows takes the largest logit and the nearest template over its windows:
-    the payload may stand in any of them. `chunks` are the texts' `ngram_chunks` where they have
-    been counted before.
+    A text of several windows takes the logits of the window that reads most like any intent, and
+    the nearest template over its windows: the payload may stand in any of them. `chunks` are the
+    texts' `ngram_chunks` where they have been counted before.
     """
     layout = SignalLayout(heads.class_count)
     rows = np.zeros((len(texts), layout.width), dtype=np.float32)
@@ -74,11 +74,12 @@ def text_signals(
     means = np.stack([item.vector for item in encoded])
 
     rows[:, layout.projection] = means @ heads.projection
-    logits = heads.dense_logits(windows, place)
-    rows[:, layout.dense] = np.maximum.reduceat(logits, starts, axis=0)
+    if PLACES[place] == "slot":
+        for position, own in enumerate(np.split(heads.dense_logits(windows), starts[1:])):
+            rows[position, layout.dense] = own[np.argmax(own[:, heads.any_intent])]
     for position, text in enumerate(texts):
-        own = ngram_chunks(text) if chunks is None else chunks[position]
-        rows[position, layout.lexical] = heads.lexical_logits(own, place)
+        stretches = ngram_chunks(text) if chunks is None else chunks[position]
+        rows[position, layout.lexical] = heads.lexical_logits(stretches, place)
 
     similarity, index = (found[:, 0] for found in templates.search(windows, 1))
     rows[:, layout.template] = np.maximum.reduceat(similarity, starts)

@@ -13,6 +13,7 @@ from stillwatch.data.events import Event
 from stillwatch.model.features import event_scalars, feature_state_fields
 from stillwatch.model.framing import split_prompt
 from stillwatch.model.lexical import READ_CHARS
+from stillwatch.model.parts import in_parts
 from stillwatch.model.text import normalise, revealed
 
 MAX_CHARS = 200_000
@@ -31,6 +32,12 @@ class EventTexts(NamedTuple):
     scalars: list[float]
     truncated: bool
     """Whether a part of the event is not read by every reader."""
+
+    @property
+    def payload(self) -> str:
+        """The slot as readers take it: in parts within a frame, where ordinary text may stand
+        before what varies. A prompt without a frame is read whole, as heads have learnt to."""
+        return in_parts(self.slot) if self.frame else self.slot
 
 
 def state_dtype(classes: int, intents: int, classifier_shape: Sequence[int]) -> np.dtype:

@@ -107,7 +107,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     examples, fitted = examples_from_bytes(
         old.content["examples.safetensors"], manifest.encoder.dimensions, len(manifest.classes)
     )
-    benign, site = _with_site(scorer, sample, fitted.rarity)
+    benign, site = _with_site(scorer, sample, fitted.salience)
     heads = adapt_heads(fitted, examples, site, manifest.head_origins, len(manifest.intents) + 1)
     fields = {**manifest_fields(manifest), "benign_sources": list(benign.sources)}
     content = {**old.content, **benign.to_files(), "heads.safetensors": heads.to_bytes()}
@@ -205,10 +205,10 @@ def _refuse_suspects(peaks: np.ndarray) -> None:
 
 
 def _with_site(
-    scorer: Scorer, sample: SiteSample, rarity: np.ndarray
+    scorer: Scorer, sample: SiteSample, salience: np.ndarray
 ) -> tuple[BenignIndex, tuple[HeadTexts, HeadTexts]]:
     """The references with a site's own in place of earlier ones of it, and its texts as heads of
-    this rarity read them."""
+    this salience read them."""
     benign, dimensions = scorer.detector.benign, scorer.bundle.manifest.encoder.dimensions
     kept = np.array([source != SITE for source in benign.sources])
     vectors = [benign.vectors()[kept]]
@@ -220,8 +220,9 @@ def _with_site(
         points = points.reshape(len(texts), dimensions)
         chosen, weight = sample_by_account(accounts, SITE_TEXTS, np.random.default_rng(0))
         bags = [np.unique(np.concatenate(ngram_chunks(texts[int(n)]))) for n in chosen]
-        rows = ngram_rows(bags, rarity[place])
-        heads.append(HeadTexts(points[chosen], rows, weight.astype(np.float32)))
+        rows = ngram_rows(bags, salience[place])
+        read = points[chosen, : dimensions if name == "slot" else 0]
+        heads.append(HeadTexts(read, rows, weight.astype(np.float32)))
         vectors.append(_references(points, name))
     found = np.concatenate(vectors)
     sources = (*(s for s in benign.sources if s != SITE), *(SITE,) * (len(found) - kept.sum()))

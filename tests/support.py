@@ -68,11 +68,11 @@ def _classifier(features: int, seed: int) -> tuple[tuple[int, ...], bytes]:
     return classifier.config.state_shape, export_classifier(classifier)
 
 
-def _examples(rng: np.random.Generator, count: int = 24) -> HeadExamples:
+def _examples(rng: np.random.Generator, dimensions: int, count: int = 24) -> HeadExamples:
     """Examples of every class with vectors of random texts."""
     classes = len(class_names(INTENTS))
-    vectors = rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     bags = [np.unique(rng.integers(0, BUCKETS, 30)) for _ in range(count)]
     rows = ngram_rows(bags, np.ones(BUCKETS, np.float16))
     target = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
@@ -89,8 +89,8 @@ def tiny_bundle(
     features = feature_names(classes, INTENTS)
     state_shape, classifier = _classifier(len(features), seed)
     heads = IntentHeads(
-        rng.normal(size=(2, DIMENSIONS, len(classes))).astype(np.float32),
-        np.zeros((2, len(classes)), np.float32),
+        rng.normal(size=(DIMENSIONS, len(classes))).astype(np.float32),
+        np.zeros(len(classes), np.float32),
         # Drawn once for many buckets: to draw millions of numbers takes long.
         np.tile(rng.normal(size=(2, 4096, len(classes))).astype(np.float16), (1, BUCKETS >> 12, 1)),
         np.zeros((2, len(classes)), np.float32),
@@ -108,7 +108,9 @@ def tiny_bundle(
     content = {
         "classifier.onnx": classifier,
         "heads.safetensors": heads.to_bytes(),
-        "examples.safetensors": examples_to_bytes((_examples(rng), _examples(rng)), heads),
+        "examples.safetensors": examples_to_bytes(
+            (_examples(rng, 0), _examples(rng, DIMENSIONS)), heads
+        ),
         "README.md": b"# A test bundle\n",
         **TemplateIndex(templates, vectors).to_files(),
         **BenignIndex(("shop", "office"), np.stack([b.vector for b in benign])).to_files(),

@@ -36,6 +36,11 @@ from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 
 BANK_PER_ORIGIN, SLOTS_PER_PRODUCT, FRAMES_PER_ORIGIN = 40, 6, 8
+SMOOTHING = 3.0
+"""Texts of either side that are taken to hold every n-gram, when they are counted."""
+LEAST_RATIO = 0.1
+"""As a logarithm. What all use alike, and what none of the texts hold, counts a little, so that a
+site's own n-grams can be learnt; no more, since it stands in the row of every unseen text."""
 SAMPLED_EXAMPLES = 3000
 """Examples of each place that a bundle holds, for heads to be adapted with."""
 
@@ -70,17 +75,29 @@ class NgramTable:
         """What `ngram_chunks` gives for the text."""
         return self._chunks[text_id]
 
-    def rows(self, text_ids: np.ndarray, rarity: np.ndarray) -> sparse.csr_array:
+    def rows(self, text_ids: np.ndarray, salience: np.ndarray) -> sparse.csr_array:
         """The texts' whole bags as `ngram_rows` gives them, sparse float32 (N, BUCKETS)."""
-        return ngram_rows(self._bags(text_ids), rarity)
+        return ngram_rows(self._bags(text_ids), salience)
 
-    def rarity(self, text_ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Logarithm of the whole weight of these texts by the weight of those that hold each
-        n-gram, float16 (BUCKETS,)."""
-        held = np.zeros(BUCKETS)
-        for bag, own in zip(self._bags(text_ids), weight, strict=True):
-            held[bag] += own
-        return np.log((weight.sum() + 1) / (held + 1)).astype(np.float16)
+    def salience(self, text_ids: np.ndarray, weight: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """What each n-gram counts in a row, float16 (BUCKETS,): its rarity, as a logarithm of how
+        few of these texts hold it (Spärck Jones 1972), times the root of how differently it is
+        used, as a logarithm of how much more often texts of a class hold it than others (Wang and
+        Manning 2012), over the classes of `target` (N, C) as a root mean square, LEAST_RATIO or
+        more."""
+        bags = self._bags(text_ids)
+        starts = np.cumsum([0, *map(len, bags)])
+        columns = np.concatenate(bags).astype(np.int32)
+        holds = sparse.csr_array(
+            (np.ones(len(columns)), columns, starts), shape=(len(bags), BUCKETS)
+        ).T.tocsr()
+        weight = weight / weight.mean()
+        rarity = np.log((weight.sum() + 1) / (holds @ weight + 1))
+        mass = balanced(target, weight) * len(bags)
+        sides = [holds @ (mass * side) + SMOOTHING for side in (target, 1 - target)]
+        inside, outside = (np.log(side / side.sum(axis=0)) for side in sides)
+        ratio = np.sqrt(((inside - outside) ** 2).mean(axis=1))
+        return (rarity * np.sqrt(np.maximum(ratio, LEAST_RATIO))).astype(np.float16)
 
     def _bags(self, text_ids: np.ndarray) -> list[np.ndarray]:
         return [
@@ -158,37 +175,40 @@ def _examples(found: Sequence[tuple[int, str, str]], classes: tuple[str, ...]) -
 def fit_heads(
     examples: tuple[Examples, Examples], vectors: VectorTable, ngrams: NgramTable
 ) -> IntentHeads:
-    """One-against-rest logistic regressions for each place, on vectors and on n-grams.
+    """One-against-rest logistic regressions for each place on n-grams, for slots on vectors too.
 
-    Rare n-grams count more in frames. In slots all count alike: there rare words are what a source
-    is about.
+    In frames n-grams count by their salience. In slots all count alike: there rare words are what a
+    source is about.
     """
-    dense, lexical = [], []
-    rarity = np.ones((len(PLACES), BUCKETS), dtype=np.float16)
+    lexical = []
+    salience = np.ones((len(PLACES), BUCKETS), dtype=np.float16)
     for place, own in enumerate(examples):
         weight = balanced(own.target, own.weight)
-        rows = vectors.means[own.text_id]
-        dense.append(Problem(rows, own.target, weight, DENSE_PENALTY).minimise())
-        if PLACES[place] == "frame":
-            rarity[place] = ngrams.rarity(own.text_id, own.weight)
-        bags = ngrams.rows(own.text_id, rarity[place])
+        if PLACES[place] == "slot":
+            rows = vectors.means[own.text_id]
+            dense = Problem(rows, own.target, weight, DENSE_PENALTY).minimise()
+        else:
+            asked = own.target[:, : -len(ORDINARY_CLASSES)]
+            salience[place] = ngrams.salience(own.text_id, own.weight, asked)
+        bags = ngrams.rows(own.text_id, salience[place])
         lexical.append(Problem(bags, own.target, weight, LEXICAL_PENALTIES[place]).minimise())
     return IntentHeads(
-        np.stack([found[:-1] for found in dense]),
-        np.stack([found[-1] for found in dense]),
+        dense[:-1],
+        dense[-1],
         np.stack([found[:-1] for found in lexical]).astype(np.float16),
         np.stack([found[-1] for found in lexical]),
-        rarity,
+        salience,
         projection_matrix(vectors.means.shape[1]),
     )
 
 
 def sample_examples(
     examples: Examples,
+    place: int,
     intents: int,
     vectors: VectorTable,
     ngrams: NgramTable,
-    rarity: np.ndarray,
+    salience: np.ndarray,
     rng: np.random.Generator,
     most: int = SAMPLED_EXAMPLES,
 ) -> HeadExamples:
@@ -204,20 +224,23 @@ def sample_examples(
         chosen.append(rng.choice(rows, count, replace=False, p=weight / total))
         weights.append(np.full(count, total / max(count, 1)))
     kept = np.concatenate(chosen)
-    texts = head_texts(examples.text_id[kept], np.concatenate(weights), vectors, ngrams, rarity)
+    weight = np.concatenate(weights)
+    texts = head_texts(examples.text_id[kept], place, weight, vectors, ngrams, salience)
     return HeadExamples(texts, examples.target[kept])
 
 
 def head_texts(
     text_id: np.ndarray,
+    place: int,
     weight: np.ndarray,
     vectors: VectorTable,
     ngrams: NgramTable,
-    rarity: np.ndarray,
+    salience: np.ndarray,
 ) -> HeadTexts:
-    """Texts of the run as heads with this rarity (BUCKETS,) read them."""
-    rows = ngrams.rows(text_id, rarity)
-    return HeadTexts(vectors.means[text_id], rows, weight.astype(np.float32))
+    """Texts of the run as heads of the place with this salience (BUCKETS,) read them."""
+    rows = ngrams.rows(text_id, salience)
+    dimensions = vectors.means.shape[1] if PLACES[place] == "slot" else 0
+    return HeadTexts(vectors.means[text_id, :dimensions], rows, weight.astype(np.float32))
 
 
 def site_texts(
@@ -225,7 +248,7 @@ def site_texts(
     place: int,
     vectors: VectorTable,
     ngrams: NgramTable,
-    rarity: np.ndarray,
+    salience: np.ndarray,
     rng: np.random.Generator,
 ) -> HeadTexts:
     """What stands at a place in a site's ordinary streams, each account weighing 1 in all."""
@@ -239,7 +262,7 @@ def site_texts(
         accounts += len(streams)
     found = np.concatenate(pairs)
     chosen, weight = sample_by_account(found[:, 0], SITE_TEXTS, rng)
-    return head_texts(found[chosen, 1], weight, vectors, ngrams, rarity)
+    return head_texts(found[chosen, 1], place, weight, vectors, ngrams, salience)
 
 
 def benign_bank(

@@ -108,7 +108,7 @@ def frame_streams(streams: Sequence[Stream], table: TextTable) -> FramedStreams:
             texts = read_event(event, record)
             if texts.frame:
                 frame_id[row] = table.add(texts.frame)
-            slot_id[row] = table.add(texts.slot)
+            slot_id[row] = table.add(texts.payload)
             frame_hash[row] = texts.frame_hash
             times[row] = event.timestamp
             scalars[row] = texts.scalars

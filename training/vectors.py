@@ -6,12 +6,14 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.encoder import MAX_WINDOWS, WINDOW_OVERLAP, Encoder, TextVectors
+from stillwatch.model.parts import split_parts
 
 SHARD_TEXTS = 4096
 READING = f"{MAX_WINDOWS} windows, overlap {WINDOW_OVERLAP}, decoded views, revision 1"
@@ -76,12 +78,12 @@ class VectorCache:
         encoder: Encoder,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Encode those texts that are not known yet; returns how many there were."""
-        digests = [_digest(text) for text in texts]
+        """Encode those parts of texts that are not known yet; returns how many there were."""
         missing = {
-            digest: text
-            for digest, text in zip(digests, texts, strict=True)
-            if digest not in self._known
+            digest: part
+            for text in texts
+            for part in split_parts(text)
+            if (digest := _digest(part)) not in self._known
         }
         # Short ones first and together: progress is even and memory small.
         order = sorted(missing.items(), key=lambda item: len(item[1]))
@@ -104,13 +106,15 @@ class VectorCache:
 
     def table(self, texts: Sequence[str]) -> VectorTable:
         """Vectors of texts that `fill` has seen, in their order."""
-        places = [self._known[_digest(text)] for text in texts]
-        counts = np.array([count for _, _, count in places], dtype=np.int64)
+        places = [[self._known[_digest(part)] for part in split_parts(text)] for text in texts]
+        counts = np.array([sum(n for *_, n in own) for own in places], dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         width = self._shards[0].shape[1]
         windows = np.empty((int(counts.sum()), width), dtype=np.float16)
-        for (shard, start, count), target in zip(places, starts, strict=True):
+        target = 0
+        for shard, start, count in chain.from_iterable(places):
             windows[target : target + count] = self._shards[shard][start : start + count]
+            target += count
         sums = np.add.reduceat(windows.astype(np.float32), starts, axis=0)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         return VectorTable(windows, starts, counts, sums / np.maximum(norms, 1e-6))

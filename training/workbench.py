@@ -99,8 +99,8 @@ class Workbench:
         centres, origins = benign_bank(ordinary, self.vectors)
         rng = np.random.default_rng([self.settings.seed, 29])
         frames, slots = (
-            site_texts(ordinary, place, self.vectors, self.ngrams, rarity, rng)
-            for place, rarity in enumerate(fit.heads.rarity)
+            site_texts(ordinary, place, self.vectors, self.ngrams, salience, rng)
+            for place, salience in enumerate(fit.heads.salience)
         )
         heads = adapt_heads(
             fit.heads, fit.sample, (frames, slots), fit.origins, len(self.settings.intents) + 1
@@ -127,8 +127,10 @@ class Workbench:
         )
         heads = fit_heads((frames, slots), self.vectors, self.ngrams)
         sample = tuple(
-            sample_examples(own, intents, self.vectors, self.ngrams, rarity, rng)
-            for own, rarity in zip((frames, slots), heads.rarity, strict=True)
+            sample_examples(own, place, intents, self.vectors, self.ngrams, salience, rng)
+            for place, (own, salience) in enumerate(
+                zip((frames, slots), heads.salience, strict=True)
+            )
         )
         origins = (frames.ordinary_origins, slots.ordinary_origins)
         found = HeadFit(heads, (sample[0], sample[1]), origins)

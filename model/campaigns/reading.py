@@ -25,6 +25,7 @@ from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
 from stillwatch.model.campaigns.risk import FEATURES
 from stillwatch.model.detector import SLOT, Detector, Scored, text_key
+from stillwatch.model.parts import encode_parts
 from stillwatch.model.stream import EventTexts
 
 SAMPLE_EVENTS = 64
@@ -215,8 +216,10 @@ class CommunityReader:
         framed = [bool(one.frame) for one in texts]
         # The first events of a stream have nothing yet to tell the frame by.
         wanted = [n for n, one in enumerate(framed) if one or not any(framed)]
-        missing = {payloads[n]: texts[n].slot for n in wanted if payloads[n] not in self._vectors}
-        encoded = self.detector.encoder.encode(list(missing.values()))
+        missing = {
+            payloads[n]: texts[n].payload for n in wanted if payloads[n] not in self._vectors
+        }
+        encoded = encode_parts(self.detector.encoder, list(missing.values()))
         self._vectors |= zip(missing, (one.vector for one in encoded), strict=True)
         matrix = np.array([self._vectors[payloads[n]] for n in wanted])
         owner = np.array([hash_of(events[n].account_id) for n in wanted], dtype=np.uint64)

@@ -53,19 +53,24 @@ def examples(rng: np.random.Generator) -> HeadExamples:
     return HeadExamples(texts(kinds, rng), target)
 
 
+def without_vectors(own: HeadExamples) -> HeadExamples:
+    """As frames are kept."""
+    return replace(own, texts=replace(own.texts, vectors=own.texts.vectors[:, :0]))
+
+
 def fit(own: HeadExamples) -> IntentHeads:
     weight = balanced(own.target, own.texts.weight)
     dense = Problem(own.texts.vectors, own.target, weight, 3e-4).minimise()
     lexical = Problem(own.texts.ngrams, own.target, weight, 1e-4).minimise()
     return IntentHeads(
-        np.stack([dense[:-1]] * 2), np.stack([dense[-1]] * 2),
+        dense[:-1], dense[-1],
         np.stack([lexical[:-1]] * 2).astype(np.float16), np.stack([lexical[-1]] * 2),
         np.stack([ALIKE] * 2), projection_matrix(DIMENSIONS * 8)[:DIMENSIONS],
     )  # fmt: skip
 
 
 def logit(heads: IntentHeads, own: HeadTexts, column: int) -> float:
-    return float(heads.dense_logits(own.vectors, 0)[:, column].mean())
+    return float(heads.dense_logits(own.vectors)[:, column].mean())
 
 
 def lexical_logit(heads: IntentHeads, own: HeadTexts, column: int) -> float:
@@ -106,7 +111,7 @@ def test_a_sites_look_alike_becomes_ordinary_and_attacks_stay_attacks() -> None:
             assert read(heads, attacks, column) - read(adapted, attacks, column) < unlearnt
             assert read(adapted, attacks, column) > 1
     np.testing.assert_array_equal(
-        adapted.dense_weight[:, :, KINDS:], heads.dense_weight[:, :, KINDS:],
+        adapted.dense_weight[:, KINDS:], heads.dense_weight[:, KINDS:],
         err_msg="nothing is known of what kind of ordinary text a site's is",
     )  # fmt: skip
 
@@ -141,10 +146,11 @@ def test_what_is_saved_is_read() -> None:
     own = examples(np.random.default_rng(3))
     heads = fit(own)
     heads = replace(heads, projection=np.zeros((DIMENSIONS, PROJECTION), np.float32))
-    content = examples_to_bytes((own, own), heads)
-    (again, _), fitted = examples_from_bytes(content, DIMENSIONS, len(CLASSES))
+    content = examples_to_bytes((without_vectors(own), own), heads)
+    (frames, again), fitted = examples_from_bytes(content, DIMENSIONS, len(CLASSES))
     assert fitted.to_bytes() == heads.to_bytes()
     np.testing.assert_allclose(again.texts.vectors, own.texts.vectors, atol=1e-3)
+    assert frames.texts.vectors.shape == (len(own.texts), 0)
     assert (again.texts.ngrams != own.texts.ngrams).nnz == 0
     np.testing.assert_array_equal(again.target, own.target)
     with pytest.raises(BundleError, match=r"examples\.safetensors must hold"):
@@ -156,7 +162,7 @@ def test_what_is_saved_is_read() -> None:
 def test_n_grams_past_the_table_are_refused() -> None:
     own = examples(np.random.default_rng(3))
     heads = replace(fit(own), projection=np.zeros((DIMENSIONS, PROJECTION), np.float32))
-    tensors = load(examples_to_bytes((own, own), heads))
+    tensors = load(examples_to_bytes((without_vectors(own), own), heads))
     tensors["slot.ngram_ids"][7] = BUCKETS
     with pytest.raises(BundleError, match="those of slot are not"):
         examples_from_bytes(save(tensors), DIMENSIONS, len(CLASSES))

@@ -91,23 +91,25 @@ def test_names_stand_at_their_values() -> None:
     event = one_event(frame_hash=7, latin_share=0.25, temperature=0.7)
     event["frame"][0, LAYOUT.template] = 0.5
     event["slot"][0, LAYOUT.benign] = 0.125
-    event["frame"][0, LAYOUT.dense] = np.arange(len(CLASSES))
+    event["frame"][0, LAYOUT.lexical] = np.arange(len(CLASSES))
     event["slot"][0, LAYOUT.lexical] = -np.arange(len(CLASSES))
     event["slot"][0, LAYOUT.dense.start] = 40
     found = named(step(state, event))
     # What is asked for is the frame's reading; the slot's own is kept beside it.
-    assert found[f"frame.dense.{CLASSES[0]}"] == found[f"mean.asked.dense.{CLASSES[0]}"] == 0
+    assert found[f"frame.ngram.{CLASSES[0]}"] == found[f"mean.asked.dense.{CLASSES[0]}"] == 0
     assert found[f"mean.slot.dense.{CLASSES[0]}"] == 40
     state = empty_state(1)
     event["slot"][0, LAYOUT.dense.start] = 0
     found = named(step(state, event))
     for number, name in enumerate(CLASSES):
-        assert found[f"frame.dense.{name}"] == number
+        assert found[f"frame.ngram.{name}"] == number
         assert found[f"slot.ngram.{name}"] == -number
         assert found[f"slot.dense.{name}"] == 0
         for stat in ("mean", "recent"):
+            # Of a frame the n-grams speak for the vector as well.
             assert found[f"{stat}.asked.dense.{name}"] == number
-            assert found[f"{stat}.slot.dense.{name}"] == found[f"{stat}.asked.ngram.{name}"] == 0
+            assert found[f"{stat}.asked.ngram.{name}"] == number
+            assert found[f"{stat}.slot.dense.{name}"] == 0
             assert found[f"{stat}.slot.ngram.{name}"] == -number
     assert (found["frame.template"], found["slot.benign"]) == (0.5, 0.125)
     assert (found["mean.frame.template"], found["mean.slot.benign"]) == (0.5, 0.125)

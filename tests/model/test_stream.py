@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from stillwatch.data.events import Event
+from stillwatch.model.parts import in_parts
 from stillwatch.model.stream import MAX_CHARS, clip_middle, read_event, state_dtype
 
 
@@ -34,3 +35,18 @@ def test_a_cut_counts_even_where_little_is_left_of_the_text() -> None:
     for prompt, system in ((f"a{unseen}b", ""), ("a", f"a{unseen}b")):
         assert read_event(Event("e1", "a", 1.7e9, prompt, system=system), record).truncated
     assert not read_event(Event("e2", "a", 1.7e9, f"a{unseen[2:]}b"), record).truncated
+
+
+def test_a_slot_is_read_in_parts_within_a_frame_alone() -> None:
+    page = "\n".join(
+        f"The lamp on quay {n} was lit at dusk by the same old man." for n in range(12)
+    )
+    prompt = f"{page}\nWhich of them burns longest?"
+    record = np.zeros(1, dtype=state_dtype(7, 3, (1,)))[0]
+    whole = read_event(Event("e1", "a", 1.7e9, prompt), record)
+    assert whole.frame == ""
+    assert whole.payload == whole.slot
+    system = "Answer as a lighthouse keeper would."
+    framed = read_event(Event("e2", "b", 1.7e9, prompt, system=system), record)
+    assert framed.slot == whole.slot
+    assert framed.payload == in_parts(framed.slot) != framed.slot

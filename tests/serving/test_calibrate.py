@@ -219,8 +219,7 @@ def test_the_heads_learn_the_other_half(bundle: Bundle, made: Calibrated) -> Non
     texts = [e.prompt for e in EVENTS if e.account_id not in COUNTED]
     vectors = np.stack([item.vector for item in TinyEncoder().encode(texts)])
     column = len(bundle.manifest.intents)
-    slot = PLACES.index("slot")
-    moved = after.dense_logits(vectors, slot) - before.dense_logits(vectors, slot)
+    moved = after.dense_logits(vectors) - before.dense_logits(vectors)
     assert moved[:, column].mean() < -0.05
     np.testing.assert_array_equal(moved[:, column + 1 :], 0)
 

@@ -12,7 +12,7 @@ import pytest
 from stillwatch.data.errors import BundleError
 from stillwatch.data.events import Event
 from stillwatch.model.bundle import Bundle
-from stillwatch.model.detector import Detector
+from stillwatch.model.detector import FRAME, SLOT, Detector, text_key
 from stillwatch.serving.scorer import Scorer
 from stillwatch.serving.state import EVIDENCE_KEPT, Kept, Standing
 from stillwatch.serving.verdict import Evidence
@@ -130,6 +130,18 @@ def test_repeated_texts_are_encoded_once(bundle: Bundle) -> None:
     for position in range(50):
         scored.ingest([Event(f"e{position}", f"a{position}", 1.7e9 + position, "one prompt")])
     assert encoder.encoded == 1
+
+
+def test_the_vector_of_a_slot_that_is_read_in_parts_is_found_by_the_slot(bundle: Bundle) -> None:
+    detector = Detector(bundle, TinyEncoder())
+    page = "\n".join(
+        f"The lamp on quay {n} was lit at dusk by the same old man." for n in range(12)
+    )
+    event = Event("e1", "a1", 1.7e9, page, system="Answer as a lighthouse keeper would.")
+    scored = detector.score([event], [0], np.zeros(1, detector.record_dtype))
+    (texts,) = scored.texts
+    assert texts.payload != texts.slot
+    assert set(scored.vectors) == {text_key(FRAME, texts.frame), text_key(SLOT, texts.slot)}
 
 
 def test_signals_that_were_forgotten_come_back_the_same(

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stillwatch.model.heads import class_names
+from stillwatch.model.heads import PLACES, class_names
 from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.fit_heads import (
     BANK_PER_ORIGIN,
+    LEAST_RATIO,
+    SMOOTHING,
     Examples,
     NgramTable,
     benign_bank,
@@ -59,13 +61,14 @@ def test_a_separable_toy_is_learnt_by_both_readings() -> None:
     examples, vectors, texts = toy([25] * 7, noise=0.1)
     heads = fit_heads((examples, examples), vectors, NgramTable(texts))
     wanted = examples.target.argmax(axis=1)
-    for place in (0, 1):
-        dense = heads.dense_logits(vectors.means, place)
-        lexical = np.stack([heads.lexical_logits(ngram_chunks(text), place) for text in texts])
-        for logits in (dense, lexical):
-            assert (logits.argmax(axis=1) == wanted).mean() > 0.99
-            assert np.median(logits[examples.target > 0]) > 1
-            assert np.median(logits[examples.target == 0]) < -1
+    lexical = [
+        np.stack([heads.lexical_logits(ngram_chunks(text), place) for text in texts])
+        for place in range(len(PLACES))
+    ]
+    for logits in (heads.dense_logits(vectors.means), *lexical):
+        assert (logits.argmax(axis=1) == wanted).mean() > 0.99
+        assert np.median(logits[examples.target > 0]) > 1
+        assert np.median(logits[examples.target == 0]) < -1
     assert heads.lexical_weight.dtype == np.float16
     assert heads.dense_weight.dtype == heads.dense_bias.dtype == np.float32
 
@@ -109,22 +112,43 @@ def test_bags_of_n_grams_have_unit_length() -> None:
     np.testing.assert_array_equal(np.flatnonzero(dense[2]), ngram_chunks("one")[0])
 
 
-def test_rarity_is_of_the_weight_of_texts_that_hold_an_n_gram() -> None:
-    table = NgramTable(["one", "one two", "three"])
-    rarity = table.rarity(np.array([0, 1, 2]), np.array([1.0, 1.0, 2.0]))
-    common, rare = ngram_chunks("one")[0], ngram_chunks("three")[0]
-    np.testing.assert_allclose(rarity[common].max(), np.log(5 / 3), rtol=1e-3)
-    np.testing.assert_allclose(rarity[rare].min(), np.log(5 / 3), rtol=1e-3)
-    seen = np.concatenate([table.chunks(n)[0] for n in range(3)])
-    unseen = np.setdiff1d(np.arange(BUCKETS), seen)
-    np.testing.assert_allclose(rarity[unseen], np.log(5), rtol=1e-3)
+def salience_of(words: list[str], attacks: int) -> dict[str, float]:
+    """Salience of the n-grams of each word that no other one has, the first `attacks` of these
+    texts having a class of their own; "" stands for what is in none of them."""
+    table = NgramTable(words)
+    target = (np.arange(len(words)) < attacks).astype(np.float32)[:, None]
+    found = table.salience(np.arange(len(words)), np.ones(len(words)), target)
+    bags = {word: set(ngram_chunks(word)[0].tolist()) for word in set(words)}
+    own = {
+        word: bag - set().union(*(other for name, other in bags.items() if name != word))
+        for word, bag in bags.items()
+    }
+    own[""] = set(range(BUCKETS)) - set().union(*bags.values())
+    shown = {word: found[sorted(bag)] for word, bag in own.items()}
+    assert all(np.ptp(values) < 1e-2 for values in shown.values())
+    return {word: float(values[0]) for word, values in shown.items()}
 
 
-def test_rare_n_grams_count_more_in_frames_alone() -> None:
+def test_an_n_gram_counts_as_it_is_rare_and_tells_classes_apart() -> None:
+    harvest, neutral, shop = ["extract"] * 20, ["hello"] * 40, ["counter"] * 20
+    rare = ["trickle"] * 2
+    found = salience_of([*harvest, *neutral, *shop, *rare], len(harvest) + len(neutral) // 2)
+    # Of 20 of 82 texts, all on one side, of which there are 40 and 42 that weigh alike.
+    rarity = np.log(83 / 21)
+    each = 82 / 2 / 40 * 20
+    assert found["extract"] > 0.8 * rarity * np.sqrt(np.log((each + SMOOTHING) / SMOOTHING))
+    assert found["extract"] == pytest.approx(found["counter"], rel=0.1)
+    assert found["hello"] == pytest.approx(np.log(83 / 41) * np.sqrt(LEAST_RATIO), rel=0.15)
+    surest = found["trickle"] / np.log(83 / 3)
+    assert surest < 0.7 * found["extract"] / rarity, "so few texts say little of a class"
+    assert found[""] == pytest.approx(np.log(83) * np.sqrt(LEAST_RATIO), rel=0.15)
+
+
+def test_salience_counts_in_frames_alone() -> None:
     examples, vectors, texts = toy([25] * 7, noise=0.1)
     heads = fit_heads((examples, examples), vectors, NgramTable(texts))
-    assert heads.rarity[0].min() < heads.rarity[0].max() - 1
-    assert (heads.rarity[1] == 1).all()
+    assert heads.salience[0].min() < heads.salience[0].max() - 1
+    assert (heads.salience[1] == 1).all()
 
 
 def framed(

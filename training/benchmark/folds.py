@@ -22,7 +22,8 @@ import numpy as np
 from stillwatch.data.simulator.attacks import compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
 from stillwatch.data.simulator.phrases import Phrase
-from stillwatch.data.simulator.streams import MAX_EVENTS, SHARES, Stream
+from stillwatch.data.simulator.streams import SHARES, Stream
+from stillwatch.model.parts import split_parts
 from stillwatch.training.benchmark.baselines import Baseline, account_summaries, summary_baselines
 from stillwatch.training.benchmark.event_vectors import event_vectors
 from stillwatch.training.benchmark.mmd import MmdTest
@@ -83,12 +84,13 @@ def compose_tests(
         cover = _union(known).portion(TEST_PARTS, PARTS) if name.endswith("known") else part
         rng = np.random.default_rng([settings.seed, 41, number, SETS.index(name)])
         if name.startswith("ordinary"):
-            return compose_ordinaries(
-                rng, cover, plan.test_ordinary, f"t{number}{name}", MAX_EVENTS
-            )
+            count = plan.test_known if name.endswith("known") else plan.test_new
+            return compose_ordinaries(rng, cover, count, f"t{number}{name}", plan.test_longest)
         cells = [(i, s) for i in available_intents(part, settings.intents) for s in SHARES]
         return [
-            compose_attack(rng, part, cover, f"t{number}{name}{c}-{k}", intent, share)
+            compose_attack(
+                rng, part, cover, f"t{number}{name}{c}-{k}", intent, share, plan.test_longest
+            )
             for c, (intent, share) in enumerate(cells)
             for k in range(plan.test_attacks)
         ]
@@ -135,7 +137,8 @@ class FoldResult:
     def prompt(self, streams: FramedStreams, row: int) -> str:
         """The beginning of the normalised text of an event of these streams."""
         frame = self.texts[streams.frame_id[row]] + " … " if streams.frame_id[row] >= 0 else ""
-        return (frame + self.texts[streams.slot_id[row]])[:EXCERPT_CHARS]
+        slot = "\n".join(split_parts(self.texts[streams.slot_id[row]]))
+        return (frame + slot)[:EXCERPT_CHARS]
 
 
 def evaluate_fold(
