@@ -23,12 +23,12 @@ from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.bundle import load_bundle, released_bundle
 from stillwatch.model.detector import Detector
 from stillwatch.model.encoder import OnnxEncoder
-from stillwatch.model.encoder_export import cached_encoder
+from stillwatch.model.encoder_export import Precision, cached_encoder
 from stillwatch.serving.scorer import Scorer
 from stillwatch.training.benchmark.sealed import REGRESSION, compose_sealed, is_attack
 from stillwatch.training.metrics import recall_at
 
-PRECISIONS = ("int8", "fp32")
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
 RATES = (0.01, 0.05, 0.1)
 
 
