@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stillwatch.model import bundle as bundle_module
-from stillwatch.model.bundle import MANIFEST, Manifest
+from stillwatch.model.bundle import FORMAT, MANIFEST, Manifest
 
 Rng = np.random.Generator
 
@@ -188,12 +188,16 @@ def deep_manifest(folder: Path, rng: Rng) -> None:
 
 def key_twice(folder: Path, rng: Rng) -> None:
     text = (folder / MANIFEST).read_text()
-    (folder / MANIFEST).write_text(text.replace("{", '{"format": 5,', 1))
+    (folder / MANIFEST).write_text(text.replace("{", f'{{"format": {FORMAT},', 1))
 
 
 def other_format(folder: Path, rng: Rng) -> None:
     fields = _fields(folder)
-    fields["format"] = [4, 6, 5.5, "5", None, True, [5], {"5": 5}, 10**300][int(rng.integers(9))]
+    others = [
+        FORMAT - 1, FORMAT + 1, FORMAT + 0.5, str(FORMAT), None, True, [FORMAT], {"f": FORMAT},
+        10**300,
+    ]  # fmt: skip
+    fields["format"] = others[int(rng.integers(len(others)))]
     (folder / MANIFEST).write_text(json.dumps(fields))
 
 

@@ -14,6 +14,7 @@ import pytest
 from stillwatch.data.errors import BundleError, OutputError
 from stillwatch.model import bundle as bundle_module
 from stillwatch.model.bundle import (
+    FORMAT,
     MANIFEST,
     Bundle,
     Layout,
@@ -129,7 +130,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("found", [0, 1, "2", None])
 def test_another_format_is_refused(folder: Path, found: object) -> None:
     edit_manifest(folder, lambda fields: fields.update(format=found))
-    with pytest.raises(BundleError, match=f"format must be 5, however: {found}"):
+    with pytest.raises(BundleError, match=f"format must be {FORMAT}, however: {found}"):
         load_bundle(folder)
 
 
