@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from stillwatch.data.events import Event
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.model.bundle import load_bundle, released_bundle
 from stillwatch.serving.calibrate import calibrate
+from stillwatch.serving.cli import judge_log
 from stillwatch.serving.scorer import Scorer
-from stillwatch.serving.verdict import Verdict
 from stillwatch.training.benchmark.sealed import SealedPlan, compose_sealed, is_attack, score_sealed
 from stillwatch.training.metrics import recall_at
 
@@ -39,35 +40,28 @@ CHUNK_EVENTS = 2048
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--bundle", type=Path, default=released_bundle())
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures into this file")
     options = parser.parse_args()
-
-    def judge(bundle: Path, events: Iterable[Event]) -> Mapping[str, Verdict]:
-        scorer = Scorer.from_bundle(bundle, threads=options.threads)
-        scorer.ingest(events)
-        return {verdict.account_id: verdict for verdict in scorer.verdicts()}
-
     streams = compose_sealed(PLAN)
     ordinary = [stream for stream in streams if not stream.intents]
     half = len(ordinary) // 2
     tested = [*(stream for stream in streams if stream.intents), *ordinary[half:]]
     attacks = is_attack(tested)
     figures: dict[str, Any] = {
-        "machine": machine(options.threads),
+        "machine": machine(os.cpu_count()),
         "bundle": load_bundle(options.bundle).id,
         "attacking accounts": int(attacks.sum()),
         "ordinary accounts": int((~attacks).sum()),
         "calibrating accounts": half,
     }
-    plain = score_sealed(judge, options.bundle, tested)
+    plain = score_sealed(judge_log, options.bundle, tested)
     figures["as it comes"] = _recalls(plain.peaks, attacks)
     tell(f"as it comes: {_shown(figures['as it comes'])}")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        scorer = Scorer.from_bundle(options.bundle, threads=options.threads)
+        scorer = Scorer.from_bundle(options.bundle, threads=os.cpu_count() or 1)
         made = calibrate(scorer, _Log(ordinary[:half]).chunks, bundle, MAX_FPR)
-        found = score_sealed(judge, bundle, tested)
+        found = score_sealed(judge_log, bundle, tested)
     figures["calibrated"] = _recalls(found.peaks, attacks)
     tell(f"calibrated: {_shown(figures['calibrated'])}")
     flagged = np.array([after is not None for after in found.prompts_to_flag])

@@ -235,31 +235,33 @@ class Detector:
         """Signals of every text of these events; unknown ones are encoded, `vectors` gets their
         vectors, by the `text_key` of frame and slot."""
         found: dict[bytes, _Signal] = {}
-        slots = {read.slot_key: text_key(SLOT, read.texts.slot) for read in reads}
-        missing: tuple[dict[bytes, str], dict[bytes, str]] = ({}, {})
+        missing: tuple[dict[bytes, EventTexts], dict[bytes, EventTexts]] = ({}, {})
         for read in reads:
-            pairs = [(SLOT, read.slot_key, read.texts.payload)]
+            keys = [(SLOT, read.slot_key)]
             if read.texts.frame:
-                pairs.append((FRAME, read.frame_key, read.texts.frame))
-            for place, key, text in pairs:
+                keys.append((FRAME, read.frame_key))
+            for place, key in keys:
                 known = self._signals.get(key)
                 if known is None:
-                    missing[place][key] = text
+                    missing[place][key] = read.texts
                 else:
                     self._signals.move_to_end(key)
                     found[key] = known
-        for place, texts in enumerate(missing):
-            encoded = encode_parts(self.encoder, list(texts.values()))
+        for place, wanted in enumerate(missing):
+            texts = [own.payload if place == SLOT else own.frame for own in wanted.values()]
+            encoded = encode_parts(self.encoder, texts)
             rows, templates = text_signals(
-                list(texts.values()), encoded, place, self._heads, self.templates, self.benign
+                texts, encoded, place, self._heads, self.templates, self.benign
             )
             self._know_again(rows, templates)
-            for position, key in enumerate(texts):
+            for position, (key, own) in enumerate(wanted.items()):
                 signal = _Signal(
                     rows[position].copy(), int(templates[position]), encoded[position].truncated
                 )
                 found[key] = self._signals[key] = signal
-                vectors[slots[key] if place == SLOT else key] = encoded[position].vector
+                # A slot is looked for as it stands, whole or in parts.
+                name = text_key(SLOT, own.slot) if place == SLOT else key
+                vectors[name] = encoded[position].vector
         while len(self._signals) > SIGNALS_KEPT:
             self._signals.popitem(last=False)
         return found

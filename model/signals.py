@@ -19,7 +19,7 @@ from stillwatch.model.templates import BenignIndex, TemplateIndex
 
 @dataclass(frozen=True, slots=True)
 class SignalLayout:
-    """Columns of a signal row, which is float32 (P + 2C + 2,); `dense` is 0 in a frame's."""
+    """Columns of a signal row, which is float32 (P + 2C + 2,); nobody reads a frame's `dense`."""
 
     classes: int
 

@@ -85,15 +85,11 @@ class NgramTable:
         used, as a logarithm of how much more often texts of a class hold it than others (Wang and
         Manning 2012), over the classes of `target` (N, C) as a root mean square, LEAST_RATIO or
         more."""
-        bags = self._bags(text_ids)
-        starts = np.cumsum([0, *map(len, bags)])
-        columns = np.concatenate(bags).astype(np.int32)
-        holds = sparse.csr_array(
-            (np.ones(len(columns)), columns, starts), shape=(len(bags), BUCKETS)
-        ).T.tocsr()
+        holds = (self.rows(text_ids, np.ones(BUCKETS, np.float16)) > 0).astype(np.float64)
+        holds = holds.T.tocsr()
         weight = weight / weight.mean()
         rarity = np.log((weight.sum() + 1) / (holds @ weight + 1))
-        mass = balanced(target, weight) * len(bags)
+        mass = balanced(target, weight) * len(text_ids)
         sides = [holds @ (mass * side) + SMOOTHING for side in (target, 1 - target)]
         inside, outside = (np.log(side / side.sum(axis=0)) for side in sides)
         ratio = np.sqrt(((inside - outside) ** 2).mean(axis=1))

@@ -120,10 +120,10 @@ def encode_table(
 
     def report(done: int, total: int) -> None:
         rate = done / max(time.monotonic() - started, 1e-6)
-        progress(f"encoding: {done:,} of {total:,} texts, {rate:.0f} a second")
+        progress(f"encoding: {done:,} of {total:,} texts and parts of them, {rate:.0f} a second")
 
     encoded = store.fill(table.texts, encoder, report)
-    progress(f"encoded {encoded:,} texts, {len(table.texts) - encoded:,} taken from the cache")
+    progress(f"encoded {encoded:,} texts and parts of them, the others were in the cache")
     return store.table(table.texts)
 
 

@@ -15,9 +15,8 @@ from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
     ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "forms", "test_attacks",
-     "test_known", "test_new",
-     "test_longest", "members", "width", "layers", "heads", "key", "longest", "epochs",
-     "learning_rate", "batch_events", "head_examples")
+     "test_known", "test_new", "test_longest", "members", "width", "layers", "heads", "key",
+     "longest", "epochs", "learning_rate", "batch_events", "head_examples")
 )  # fmt: skip
 
 

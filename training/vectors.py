@@ -78,7 +78,8 @@ class VectorCache:
         encoder: Encoder,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Encode those parts of texts that are not known yet; returns how many there were."""
+        """Encode those texts, or parts of them, that are not known yet; returns how many there
+        were."""
         missing = {
             digest: part
             for text in texts

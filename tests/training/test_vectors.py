@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stillwatch.model.encoder import TextVectors
+from stillwatch.model.parts import encode_parts, in_parts, split_parts
 from stillwatch.training import vectors
 from stillwatch.training.vectors import VectorCache
 from tests.support import DIMENSIONS, WINDOW_WORDS, TinyEncoder
@@ -53,6 +54,19 @@ def test_the_table_gives_what_the_encoder_gave(tmp_path: Path) -> None:
             np.testing.assert_allclose(own.vector, mean, atol=1e-3)
         assert table.counts.tolist() == [1, 3, 1, 3]
         np.testing.assert_allclose(np.linalg.norm(table.means, axis=1), 1, atol=1e-5)
+
+
+def test_a_text_in_parts_has_the_windows_of_its_parts(tmp_path: Path) -> None:
+    page = in_parts("\n".join(f"line {n} of a page with some words" for n in range(30)))
+    texts = ["a line", page]
+    assert len(split_parts(page)) == 3
+    cache = VectorCache(tmp_path, "tiny")
+    assert cache.fill(texts, TinyEncoder()) == 1 + len(split_parts(page))
+    table = cache.table(texts)
+    expected = encode_parts(TinyEncoder(), texts)
+    for own, read, mean in zip(expected, table.encoded(np.arange(2)), table.means, strict=True):
+        np.testing.assert_allclose(own.windows, read.windows, atol=5e-4)
+        np.testing.assert_allclose(own.vector, mean, atol=1e-3)
 
 
 def test_a_killed_run_loses_one_shard_at_most(
