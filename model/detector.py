@@ -248,6 +248,8 @@ class Detector:
                     self._signals.move_to_end(key)
                     found[key] = known
         for place, wanted in enumerate(missing):
+            if not wanted:
+                continue
             texts = [own.payload if place == SLOT else own.frame for own in wanted.values()]
             encoded = encode_parts(self.encoder, texts)
             rows, templates = text_signals(
