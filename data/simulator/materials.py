@@ -7,6 +7,7 @@ can be tested on material of which it has seen nothing.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,10 +203,8 @@ def split_folds(materials: Materials, folds: int) -> list[Materials]:
     """
     source_fold = _deal([(s.role, -len(s.prompts), s.name) for s in materials.sources], folds)
     hand_fold = _deal(sorted({(w.intent, 0, w.hand) for w in materials.wrappers}), folds)
-    trade_fold = _deal(
-        [("trade", -sum(p.trade == t for p in materials.products), t)
-         for t in sorted({p.trade for p in materials.products})], folds,
-    )  # fmt: skip
+    trades = Counter(product.trade for product in materials.products)
+    trade_fold = _deal([("trade", -count, trade) for trade, count in trades.items()], folds)
     return [
         Materials(
             tuple(s for s in materials.sources if source_fold[s.name] == fold),
