@@ -28,7 +28,13 @@ from stillwatch.model.bundle import load_bundle, released_bundle
 from stillwatch.serving.calibrate import calibrate
 from stillwatch.serving.cli import judge_log
 from stillwatch.serving.scorer import Scorer
-from stillwatch.training.benchmark.sealed import SealedPlan, compose_sealed, is_attack, score_sealed
+from stillwatch.training.benchmark.sealed import (
+    SealedPlan,
+    SealedScores,
+    compose_sealed,
+    is_attack,
+    score_sealed,
+)
 from stillwatch.training.metrics import recall_at
 
 PLAN = SealedPlan(ordinary=1500, longest=60)
@@ -57,6 +63,8 @@ def main() -> None:
     plain = score_sealed(judge_log, options.bundle, tested)
     figures["as it comes"] = _recalls(plain.peaks, attacks)
     tell(f"as it comes: {_shown(figures['as it comes'])}")
+    figures["at the default threshold"] = _flagged(plain, attacks)
+    tell(f"at its threshold: {figures['at the default threshold']}")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         scorer = Scorer.from_bundle(options.bundle, threads=os.cpu_count() or 1)
@@ -64,12 +72,10 @@ def main() -> None:
         found = score_sealed(judge_log, bundle, tested)
     figures["calibrated"] = _recalls(found.peaks, attacks)
     tell(f"calibrated: {_shown(figures['calibrated'])}")
-    flagged = np.array([after is not None for after in found.prompts_to_flag])
     figures["at the calibrated threshold"] = {
         "asked for": MAX_FPR,
         "threshold": made.threshold.enter,
-        "recall": float(flagged[attacks].mean()),
-        "ordinary accounts flagged": int(flagged[~attacks].sum()),
+        **_flagged(found, attacks),
     }
     tell(f"at its threshold: {figures['at the calibrated threshold']}")
     if options.json:
@@ -92,6 +98,14 @@ class _Log:
 
 def _recalls(peaks: np.ndarray, attacks: np.ndarray) -> dict[str, float]:
     return {f"{rate:.1%}": recall_at(peaks[attacks], peaks[~attacks], rate) for rate in RATES}
+
+
+def _flagged(scores: SealedScores, attacks: np.ndarray) -> dict[str, Any]:
+    flagged = np.array([after is not None for after in scores.prompts_to_flag])
+    return {
+        "recall": float(flagged[attacks].mean()),
+        "ordinary accounts flagged": int(flagged[~attacks].sum()),
+    }
 
 
 def _shown(recalls: Mapping[str, float]) -> str:

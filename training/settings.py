@@ -119,7 +119,7 @@ class Settings:
     precision: str = "int8"
     intents: list[str] = field(default_factory=lambda: list(DEFAULT_INTENTS))
     prevalence: float = 0.05
-    max_fpr: float = 0.01
+    max_fpr: float = 0.02
     calibration_folds: int = 2
     campaign_worlds: int = 0
     labelled: list[str] = field(default_factory=list)
