@@ -5,7 +5,7 @@ detector as it comes, and after `stillwatch calibrate` has seen half of the ordi
 
 The other half of the ordinary accounts, of the same products and sources, and all attacking ones
 are the test. Recall is of attacking accounts at the risk that a share of the tested ordinary ones
-reached, and at the threshold that the calibration set. Takes some minutes.
+reached, and at the bundle's own threshold before and after. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from _machine import machine, tell
 
 from stillwatch.data.events import Event
@@ -29,11 +28,13 @@ from stillwatch.serving.calibrate import calibrate
 from stillwatch.serving.cli import judge_log
 from stillwatch.serving.scorer import Scorer
 from stillwatch.training.benchmark.sealed import (
+    AT_THRESHOLD,
     SealedPlan,
     SealedScores,
     compose_sealed,
     is_attack,
     score_sealed,
+    sealed_figures,
 )
 from stillwatch.training.metrics import recall_at
 
@@ -61,23 +62,17 @@ def main() -> None:
         "calibrating accounts": half,
     }
     plain = score_sealed(judge_log, options.bundle, tested)
-    figures["as it comes"] = _recalls(plain.peaks, attacks)
-    tell(f"as it comes: {_shown(figures['as it comes'])}")
-    figures["at the default threshold"] = _flagged(plain, attacks)
-    tell(f"at its threshold: {figures['at the default threshold']}")
+    figures["as it comes"] = _figures("as it comes", tested, plain)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         scorer = Scorer.from_bundle(options.bundle, threads=os.cpu_count() or 1)
         made = calibrate(scorer, _Log(ordinary[:half]).chunks, bundle, MAX_FPR)
         found = score_sealed(judge_log, bundle, tested)
-    figures["calibrated"] = _recalls(found.peaks, attacks)
-    tell(f"calibrated: {_shown(figures['calibrated'])}")
-    figures["at the calibrated threshold"] = {
-        "asked for": MAX_FPR,
-        "threshold": made.threshold.enter,
-        **_flagged(found, attacks),
+    figures["calibrated"] = {
+        "rate asked for": MAX_FPR,
+        "threshold set": made.threshold.enter,
+        **_figures("calibrated", tested, found),
     }
-    tell(f"at its threshold: {figures['at the calibrated threshold']}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -96,20 +91,16 @@ class _Log:
         yield (self.events[start : start + CHUNK_EVENTS] for start in starts)
 
 
-def _recalls(peaks: np.ndarray, attacks: np.ndarray) -> dict[str, float]:
-    return {f"{rate:.1%}": recall_at(peaks[attacks], peaks[~attacks], rate) for rate in RATES}
-
-
-def _flagged(scores: SealedScores, attacks: np.ndarray) -> dict[str, Any]:
-    flagged = np.array([after is not None for after in scores.prompts_to_flag])
-    return {
-        "recall": float(flagged[attacks].mean()),
-        "ordinary accounts flagged": int(flagged[~attacks].sum()),
+def _figures(name: str, streams: Sequence[Stream], scores: SealedScores) -> dict[str, Any]:
+    attacks = is_attack(streams)
+    recalls = {
+        f"{rate:.1%}": recall_at(scores.peaks[attacks], scores.peaks[~attacks], rate)
+        for rate in RATES
     }
-
-
-def _shown(recalls: Mapping[str, float]) -> str:
-    return ", ".join(f"{recall:.3f} at {rate}" for rate, recall in recalls.items())
+    found = sealed_figures(streams, scores)
+    tell(f"{name}: " + ", ".join(f"{recall:.3f} at {rate}" for rate, recall in recalls.items()))
+    tell(f"{name}, at its threshold: {found[AT_THRESHOLD]}")
+    return {"recall at rates": recalls, **found}
 
 
 if __name__ == "__main__":

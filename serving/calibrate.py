@@ -41,7 +41,7 @@ from stillwatch.serving.archive.language import guess_language
 from stillwatch.serving.scorer import Scorer
 
 SUSPECT_RISK = 0.5
-"""Of left-out ordinary accounts one in 250 ever came above this."""
+"""Of left-out ordinary accounts fewer than one in 150 ever came above this."""
 MAX_SUSPECTS = 0.02
 SITE = "site"
 """Source name of references that come from a site's own traffic."""

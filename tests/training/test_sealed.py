@@ -17,6 +17,7 @@ from stillwatch.data.simulator.materials import OWN_SOURCES, load_sealed
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.benchmark.compare import compare, standings
 from stillwatch.training.benchmark.sealed import (
+    AT_THRESHOLD,
     SealedPlan,
     SealedScores,
     compose_sealed,
@@ -104,18 +105,16 @@ def test_what_a_verdict_says_is_counted(streams: list[Stream]) -> None:
     found = score_sealed(Oracle(truth), Path("any"), streams)
     figures = sealed_figures(streams, found)
     assert figures["recall"] == 1
-    assert figures["flagged at the bundle's threshold"] == {
+    assert figures[AT_THRESHOLD] == {
         "attacking accounts": figures["attacking accounts"],
         "ordinary accounts": 0,
         "median attack prompts of pure streams": 3.0,
         "top evidence of streams with a tenth or a quarter": pytest.approx(
-            figures["flagged at the bundle's threshold"]["of it attack prompts"]
+            figures[AT_THRESHOLD]["of it attack prompts"]
         ),
-        "of it attack prompts": figures["flagged at the bundle's threshold"][
-            "of it attack prompts"
-        ],
+        "of it attack prompts": figures[AT_THRESHOLD]["of it attack prompts"],
     }
-    assert figures["flagged at the bundle's threshold"]["of it attack prompts"] > 100
+    assert figures[AT_THRESHOLD]["of it attack prompts"] > 100
     wrong = {key: not value for key, value in truth.items()}
     worse = sealed_figures(streams, score_sealed(Oracle(wrong), Path("any"), streams))
     assert worse["recall"] < 0.1

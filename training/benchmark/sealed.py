@@ -25,6 +25,8 @@ from stillwatch.training.metrics import threshold_at
 RATE = 0.01
 """False-positive rate of the figures: some hundreds of ordinary accounts say nothing of less."""
 TOP_EVIDENCE = 5
+AT_THRESHOLD = "flagged at the bundle's threshold"
+"""Of the figures, by name."""
 
 
 class Judged(Protocol):
@@ -140,7 +142,7 @@ def sealed_figures(streams: Sequence[Stream], scores: SealedScores) -> dict[str,
         "recall by language": _by(streams, above, attacks, lambda s: s.language),
         "false positives by kind": _by(streams, above, ~attacks, lambda s: s.kind),
         "false positives by language": _by(streams, above, ~attacks, lambda s: s.language),
-        "flagged at the bundle's threshold": {
+        AT_THRESHOLD: {
             "attacking accounts": int(sum(attacks[n] for n in flagged)),
             "ordinary accounts": int(sum(not attacks[n] for n in flagged)),
             "median attack prompts of pure streams": float(np.median(prompts)) if prompts else None,

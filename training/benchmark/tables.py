@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillwatch.training.benchmark.compare import GroupChange
+from stillwatch.training.benchmark.sealed import AT_THRESHOLD
 
 _WIDTH = 118
 OURS = "stillwatch"
@@ -124,11 +125,11 @@ def print_sealed(figures: dict[str, Any]) -> None:
         highlight=False,
     )
     for title, own in sealed.items():
-        if isinstance(own, dict) and title != "flagged at the bundle's threshold":
+        if isinstance(own, dict) and title != AT_THRESHOLD:
             counted = ", ".join(f"{n} {o['above']}/{o['accounts']}" for n, o in own.items())
             console.print(f"{title}: {counted}", highlight=False)
-    for name, value in sealed["flagged at the bundle's threshold"].items():
-        console.print(f"flagged at the bundle's threshold, {name}: {value}", highlight=False)
+    for name, value in sealed[AT_THRESHOLD].items():
+        console.print(f"{AT_THRESHOLD}, {name}: {value}", highlight=False)
     found = figures["robustness"]
     table = Table(title=f"robustness: recall at {found['rate']:.1%} of ordinary accounts")
     for name in ("what is done", "streams", "recall", "without it", "kept"):
