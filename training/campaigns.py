@@ -43,7 +43,7 @@ EVERY_HALF = range(HALVES)
 
 PREVALENCE = 0.02
 """Share of campaigns among communities for which the risk is a probability."""
-BOOSTING = Boosting()
+BOOSTING = Boosting(rounds=300, rate=0.1)
 SIGNS = {
     "risk": 1, "contribution": 1, "dedication": 1, "unevenness": -1, "kinship": -1, "onset": -1,
     "accounts": 1, "variety": 1, "sharing": 1,
@@ -234,11 +234,8 @@ def calibrate_campaigns(
 
 
 def fit_trees(read: Communities, plan: Boosting = BOOSTING) -> Trees:
-    """Trees that tell campaigns from ordinary communities, both counting alike.
-
-    A campaign's smaller pieces are left out, as is ordinary traffic in which one hides: neither
-    tells the two apart.
-    """
+    """Trees that tell campaigns from ordinary communities, both counting alike. A campaign's
+    smaller pieces are left out: they do not tell the two apart."""
     campaign = is_campaign(read)
     known = campaign | is_ordinary(read)
     target = campaign[known].astype(np.float64)
@@ -247,8 +244,9 @@ def fit_trees(read: Communities, plan: Boosting = BOOSTING) -> Trees:
             "worlds must hold campaigns and ordinary groups, however: one of them is missing; "
             "compose more of them"
         )
-    # A community counts by its accounts, though a large one not for all of them.
-    weight = np.sqrt(read.accounts[known].astype(np.float64))
+    # A community counts by the accounts that a flag would find or touch, though a large one not
+    # for all of them.
+    weight = np.sqrt(np.where(campaign, read.accounts, read.ordinary_accounts)[known])
     for side in (target, 1 - target):
         weight[side > 0] *= 0.5 * len(target) / (weight * side).sum()
     signs = np.array([SIGNS[name] for name in FEATURES])
@@ -261,8 +259,9 @@ def is_campaign(read: Communities) -> np.ndarray:
 
 
 def is_ordinary(read: Communities) -> np.ndarray:
-    """bool (N,): whether nearly nobody and nothing of a community is a campaign's."""
-    return (read.attack < 0.1) & (read.ordinary_accounts >= 0.9 * read.accounts)
+    """bool (N,): whether nearly nothing of a community is a campaign's, and a flag would touch
+    ordinary accounts. Those whose cover is the same product may be most of its accounts."""
+    return (read.attack < 0.1) & (read.ordinary_accounts > 0)
 
 
 def _threshold(read: Communities, logits: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,32 @@ def test_a_calibration_finds_campaigns_and_touches_few() -> None:
     flagged = told.probability(unseen.features) >= told.enter
     assert flagged[is_campaign(unseen)].mean() > 0.7
     assert flagged[is_ordinary(unseen)].mean() < 0.03
+
+
+def test_products_that_campaigns_hide_in_are_learnt_as_ordinary() -> None:
+    contribution, kinship, dedication = map(
+        FEATURES.index, ("contribution", "kinship", "dedication")
+    )
+
+    def with_cover(seed: int) -> Communities:
+        """Half of what is ordinary reads and is shared out nearly as a campaign is: most of its
+        accounts are a campaign's, for which it is a small part of what they send."""
+        plain = made(seed)
+        features, ordinary_accounts = plain.features.copy(), plain.ordinary_accounts.copy()
+        features[:, dedication] += 2
+        cover = (plain.attack == 0) & (np.arange(len(plain.attack)) % 2 == 0)
+        features[cover, contribution] += 4.5
+        features[cover, kinship] -= 4.5
+        features[cover, dedication] -= 4
+        ordinary_accounts[cover] = np.ceil(0.4 * plain.accounts[cover])
+        return replace(plain, features=features, ordinary_accounts=ordinary_accounts)
+
+    plan = replace(QUICK, rounds=100)
+    told, _ = calibrate_campaigns([with_cover(1), with_cover(2), with_cover(3)], plan)
+    unseen = with_cover(4)
+    flagged = told.probability(unseen.features) >= told.enter
+    assert flagged[unseen.attack > 0].mean() > 0.7
+    assert flagged[unseen.attack == 0].mean() < 0.03
 
 
 def test_a_probability_is_one_where_campaigns_are_rare() -> None:
