@@ -25,9 +25,9 @@ class Boosting:
     """`rate` scales each tree, `penalty` draws leaves to 0, `least` rows stand in a leaf at
     least."""
 
-    rounds: int = 150
+    rounds: int = 300
     depth: int = 3
-    rate: float = 0.05
+    rate: float = 0.1
     penalty: float = 1.0
     least: int = 8
 

@@ -43,7 +43,7 @@ EVERY_HALF = range(HALVES)
 
 PREVALENCE = 0.02
 """Share of campaigns among communities for which the risk is a probability."""
-BOOSTING = Boosting(rounds=300, rate=0.1)
+BOOSTING = Boosting()
 SIGNS = {
     "risk": 1, "contribution": 1, "dedication": 1, "unevenness": -1, "kinship": -1, "onset": -1,
     "accounts": 1, "variety": 1, "sharing": 1,
