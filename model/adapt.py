@@ -27,6 +27,9 @@ LEXICAL_PENALTIES = (3e-6, 3e-5)
 MAX_SITE_SHARE = 0.5
 """Most that a site's texts count among all ordinary ones: other sites' attacks hide behind what
 this one has not seen."""
+MOST_ORIGINS = 300
+"""Ordinary origins of the heads that are counted beside a site's accounts, at most: what the site
+sends says more of it than thousands of products elsewhere."""
 SITE_TEXTS = 6000
 """Most texts of a site, at each place, that its heads are adapted with."""
 _STEPS = 40
@@ -91,9 +94,9 @@ def adapt_heads(
 ) -> IntentHeads:
     """The heads with a site's ordinary texts among the examples, place by place.
 
-    `origins` is how many ordinary origins the heads were fitted on in each place; the weights of
-    `site` say how many the site's texts stand for. Only the first `attack_classes` classes learn
-    from them, since nothing else is known of the texts.
+    `origins` is how many ordinary origins the heads were fitted on in each place, of which
+    MOST_ORIGINS are counted; the weights of `site` say how many the site's texts stand for. Only
+    the first `attack_classes` classes learn from them, since nothing else is known of the texts.
     """
     dense_weight, dense_bias = heads.dense_weight.copy(), heads.dense_bias.copy()
     lexical_weight, lexical_bias = heads.lexical_weight.copy(), heads.lexical_bias.copy()
@@ -103,7 +106,7 @@ def adapt_heads(
         if not len(new):
             continue
         share = float(new.weight.sum())
-        share = min(share / (share + origins[place]), MAX_SITE_SHARE)
+        share = min(share / (share + min(origins[place], MOST_ORIGINS)), MAX_SITE_SHARE)
         target = own.target[:, kept]
         if PLACES[place] == "slot":
             found = _adapted(

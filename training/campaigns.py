@@ -56,7 +56,7 @@ those of a composed world are in groups that look like campaigns, where few are 
 CAMPAIGNS = 14
 MOST_ACCOUNTS, MOST_PROMPTS = 1500, 6000
 """Of a campaign of a world that is composed for fitting."""
-ORDINARY = 700
+ORDINARY = 3000
 LOOK_ALIKES = 0.3
 
 

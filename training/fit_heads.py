@@ -4,7 +4,7 @@ but that of the choice of examples."""
 from __future__ import annotations
 
 import multiprocessing
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +41,10 @@ SMOOTHING = 3.0
 LEAST_RATIO = 0.1
 """As a logarithm. What all use alike, and what none of the texts hold, counts a little, so that a
 site's own n-grams can be learnt; no more, since it stands in the row of every unseen text."""
+ATTACK_POWER, ORDINARY_POWER = 0.5, 0.75
+"""Of the number of an origin's texts, in slots: what the origin weighs. Few sources attack and each
+says much, whereas ordinary products' first prompts are a thousand origins of a few texts each: were
+all alike, a whole source of ordinary prompts would hardly count beside them."""
 SAMPLED_EXAMPLES = 3000
 """Examples of each place that a bundle holds, for heads to be adapted with."""
 
@@ -48,7 +52,8 @@ SAMPLED_EXAMPLES = 3000
 @dataclass(frozen=True)
 class Examples:
     """Distinct (text, class) pairs of one place: text_id int64 (N,), target float32 (N, C),
-    weight float32 (N,) that gives each origin a like say; how many ordinary origins there are."""
+    weight float32 (N,) by what its origin weighs; how many ordinary origins of like weight the
+    ordinary ones are worth."""
 
     text_id: np.ndarray
     target: np.ndarray
@@ -123,8 +128,9 @@ def collect_examples(
     A frame or slot of a diluted stream's attack prompts has their intent, its cover the class of
     ordinary text. A slot within a frame is left out: an attack asks about what products ask about,
     so the slot head learns from whole prompts alone. For frames, `forms` stand in the place of what
-    streams made of them. Every origin has the same weight, so that what few large sources are
-    about counts no more than what a small one is about; a form is an origin.
+    streams made of them, a form is an origin, and every origin has the same weight, so that what
+    few large sources say counts no more than what a small one says. In slots an origin weighs by
+    how many texts it has, to a power.
     """
     frames = PLACES[place] == "frame"
     rendered = frozenset().union(*(own.origins for own in forms)) if frames else frozenset()
@@ -148,24 +154,38 @@ def collect_examples(
             for text_id, label, form in zip(own.text_id, own.labels, own.forms, strict=True)
             if label in classes
         ]
-    return _examples(found, classes)
+    return _examples(found, classes, (0, 0) if frames else (ATTACK_POWER, ORDINARY_POWER))
 
 
-def _examples(found: Sequence[tuple[int, str, str]], classes: tuple[str, ...]) -> Examples:
-    """Of (text id, class, origin) each."""
+def _examples(
+    found: Sequence[tuple[int, str, str]], classes: tuple[str, ...], powers: tuple[float, float]
+) -> Examples:
+    """Of (text id, class, origin) each; an origin weighs as many texts as it has to the first of
+    `powers` if it attacks, to the second if it is ordinary."""
     column = {name: position for position, name in enumerate(classes)}
     counts = Counter(origin for _, _, origin in found)
     target = np.zeros((len(found), len(classes)), dtype=np.float32)
     for row, (_, label, _) in enumerate(found):
         target[row, column[label]] = 1
         target[row, column[ANY_INTENT]] = label not in ORDINARY_CLASSES
-    weight = np.array([1 / counts[origin] for _, _, origin in found], dtype=np.float32)
-    return Examples(
-        np.array([text_id for text_id, _, _ in found], dtype=np.int64),
-        target,
-        weight / weight.mean(),
-        float(len({origin for _, label, origin in found if label in ORDINARY_CLASSES})),
+    weight = np.array(
+        [counts[origin] ** (powers[label in ORDINARY_CLASSES] - 1) for _, label, origin in found],
+        dtype=np.float32,
     )
+    weight /= weight.mean()
+    origins: dict[str, float] = defaultdict(float)
+    for (_, label, origin), own in zip(found, weight.tolist(), strict=True):
+        if label in ORDINARY_CLASSES:
+            origins[origin] += own
+    return Examples(
+        np.array([text_id for text_id, _, _ in found], dtype=np.int64), target, weight,
+        _effective_number(np.array(list(origins.values()))),
+    )  # fmt: skip
+
+
+def _effective_number(weights: np.ndarray) -> float:
+    """How many of like weight these say as much as (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0
 
 
 def fit_heads(

@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 
 from stillwatch.data.errors import BundleError
 from stillwatch.model.adapt import (
+    MOST_ORIGINS,
     HeadExamples,
     HeadTexts,
     adapt_heads,
@@ -114,6 +115,19 @@ def test_a_sites_look_alike_becomes_ordinary_and_attacks_stay_attacks() -> None:
         adapted.dense_weight[:, KINDS:], heads.dense_weight[:, KINDS:],
         err_msg="nothing is known of what kind of ordinary text a site's is",
     )  # fmt: skip
+
+
+def test_a_site_counts_however_many_origins_the_heads_know() -> None:
+    rng = np.random.default_rng(4)
+    own = examples(rng)
+    heads = fit(own)
+    site = texts(np.full(30, ATTACK), rng)
+    few, most, more = (
+        logit(adapt_heads(heads, (own, own), (site, site), (n, n), KINDS), site, ATTACK)
+        for n in (MOST_ORIGINS / 30, MOST_ORIGINS, 50 * MOST_ORIGINS)
+    )
+    assert most == more
+    assert few < most - 0.3 < logit(heads, site, ATTACK) - 0.4
 
 
 def test_without_site_texts_the_heads_stay() -> None:

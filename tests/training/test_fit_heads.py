@@ -11,8 +11,10 @@ from stillwatch.model.heads import PLACES, class_names
 from stillwatch.model.lexical import BUCKETS, ngram_chunks
 from stillwatch.model.logistic import Problem, balanced
 from stillwatch.training.fit_heads import (
+    ATTACK_POWER,
     BANK_PER_ORIGIN,
     LEAST_RATIO,
+    ORDINARY_POWER,
     SMOOTHING,
     Examples,
     NgramTable,
@@ -190,17 +192,33 @@ def test_examples_are_distinct_texts_with_the_classes_they_stood_in() -> None:
     assert {CLASSES[int(own.argmax())] for own in frames.target} == {INTENTS[0], "product"}
 
 
-def test_every_origin_counts_alike() -> None:
-    count = 100
-    large = framed([-1] * count, list(range(count)), ["person"] * count, ["large"] * count, False)
-    small = framed([-1] * 4, list(range(200, 204)), ["product"] * 4, ["small"] * 4, False)
-    rng = np.random.default_rng(0)
-    found = collect_examples([large, small], 1, CLASSES, 1000, rng)
-    sums = [found.weight[found.text_id < 200].sum(), found.weight[found.text_id >= 200].sum()]
-    assert sums[0] / sums[1] == pytest.approx(1, rel=1e-5)
-    assert found.weight.mean() == pytest.approx(1, rel=1e-5)
-    few = collect_examples([large, small], 1, CLASSES, 30, rng)
-    assert len(set(few.text_id.tolist())) == 30
+def test_an_origin_without_a_frame_weighs_by_its_texts() -> None:
+    def own(place: int, most: int = 1000) -> Examples:
+        rng = np.random.default_rng(0)
+        return collect_examples([large, small, attack, few], place, CLASSES, most, rng)
+
+    def streams(first: int, count: int, label: str, origin: str) -> FramedStreams:
+        texts = list(range(first, first + count))
+        attacks = label in INTENTS
+        # Each text stands once as a frame of its own and once as a prompt without one.
+        return framed(
+            [*texts, *[-1] * count], [900] * count + texts, [label] * 2 * count,
+            [origin] * 2 * count, attacks,
+        )  # fmt: skip
+
+    large, small = streams(0, 256, "person", "large"), streams(300, 16, "product", "small")
+    attack, few = streams(400, 64, INTENTS[0], "list"), streams(500, 4, INTENTS[1], "few")
+    starts = [0, 300, 400, 500, 600]
+    for place, ratios in ((0, (1, 1)), (1, (16**ORDINARY_POWER, 16**ATTACK_POWER))):
+        found = own(place)
+        each = np.histogram(found.text_id, starts, weights=found.weight)[0]
+        assert each[0] / each[1] == pytest.approx(ratios[0], rel=1e-3)
+        assert each[2] / each[3] == pytest.approx(ratios[1], rel=1e-3)
+        assert found.weight.mean() == pytest.approx(1, rel=1e-5)
+        worth = (each[0] + each[1]) ** 2 / (each[0] ** 2 + each[1] ** 2)
+        assert found.ordinary_origins == pytest.approx(worth)
+    assert own(0).ordinary_origins == pytest.approx(2)
+    assert len(set(own(1, 30).text_id.tolist())) == 30
 
 
 def test_the_bank_holds_centres_of_ordinary_texts_alone() -> None:
