@@ -11,6 +11,7 @@ import numpy as np
 
 from stillwatch.data.corpora import Source, read_corpora
 from stillwatch.data.errors import InputError
+from stillwatch.data.events import DEFAULT_INTENTS
 from stillwatch.data.simulator.materials import OWN_SOURCES, split_folds
 from stillwatch.model.bundle import Layout
 from stillwatch.model.encoder import OnnxEncoder
@@ -28,7 +29,7 @@ from stillwatch.training.labelled import (
     read_labelled_folders,
     stream_intents,
 )
-from stillwatch.training.settings import DEFAULT_INTENTS, Settings
+from stillwatch.training.settings import Settings
 from stillwatch.training.vectors import VectorCache, VectorTable
 from stillwatch.training.workbench import Workbench
 

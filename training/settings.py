@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from stillwatch.data.errors import ConfigError
-from stillwatch.data.events import DEFAULT_INTENTS as DEFAULT_INTENTS
+from stillwatch.data.events import DEFAULT_INTENTS
 from stillwatch.data.simulator.streams import MAX_EVENTS
 from stillwatch.model.thresholds import accounts_needed
 
