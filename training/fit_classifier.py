@@ -105,9 +105,9 @@ def _check_inputs(folder: Path, streams: StreamSet, settings: Settings, seed: in
             file.write(found.encode())
     elif known.read_text() != found:
         raise ConfigError(
-            f"a training must go on from what it began with, however: corpora, labelled logs, "
-            f"settings or code have changed since {folder} was begun; name another --run folder "
-            "or delete it"
+            "a training must go on from what it began with, however: corpora, labelled logs, "
+            "settings, code or the number of threads (which moves the last digits) have changed "
+            f"since {folder} was begun; name another --run folder or delete it"
         )
 
 
