@@ -51,9 +51,9 @@ SIGNS = {
 """Which way each feature may speak: worlds are few, and a weight of the other sign would be chance.
 """
 TOUCHED = 2e-3
-"""Share of ordinary accounts that may be in flagged campaigns at the threshold. More than a third of
-those of a composed world are in groups that look like campaigns, where few are elsewhere; and one
-such group of eighty is more than a thousandth of all."""
+"""Share of ordinary accounts that may be in flagged campaigns at the threshold. More than a third
+of those of a composed world are in groups that look like campaigns, where few are elsewhere; and
+one such group of eighty is more than a thousandth of all."""
 CAMPAIGNS = 14
 MOST_ACCOUNTS, MOST_PROMPTS = 1500, 6000
 """Of a campaign of a world that is composed for fitting."""
