@@ -4,7 +4,7 @@ but that of the choice of examples."""
 from __future__ import annotations
 
 import multiprocessing
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -172,15 +172,13 @@ def _examples(
         [counts[origin] ** (powers[label in ORDINARY_CLASSES] - 1) for _, label, origin in found],
         dtype=np.float32,
     )
-    weight /= weight.mean()
-    origins: dict[str, float] = defaultdict(float)
-    for (_, label, origin), own in zip(found, weight.tolist(), strict=True):
-        if label in ORDINARY_CLASSES:
-            origins[origin] += own
+    ordinary = dict.fromkeys(origin for _, label, origin in found if label in ORDINARY_CLASSES)
     return Examples(
-        np.array([text_id for text_id, _, _ in found], dtype=np.int64), target, weight,
-        _effective_number(np.array(list(origins.values()))),
-    )  # fmt: skip
+        np.array([text_id for text_id, _, _ in found], dtype=np.int64),
+        target,
+        weight / weight.mean(),
+        _effective_number(np.array([counts[origin] ** powers[1] for origin in ordinary])),
+    )
 
 
 def _effective_number(weights: np.ndarray) -> float:
