@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import minimize
+
+from stillwatch.model import lbfgs
 
 Rows: TypeAlias = "np.ndarray | sparse.csr_array"
 
@@ -38,7 +39,8 @@ class Problem:
 
     def loss(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient at parameters (D + 1, C)."""
-        matrix, bias = parameters[:-1].astype(np.float32), parameters[-1].astype(np.float32)
+        parameters = parameters.astype(np.float32, copy=False)
+        matrix, bias = parameters[:-1], parameters[-1]
         logits = self.rows @ matrix + bias
         value = float((self.weight * (np.logaddexp(0, logits) - self.target * logits)).sum())
         value += self.penalty * float((matrix**2).sum())
@@ -65,7 +67,7 @@ class Problem:
         return moving
 
     def minimise(
-        self, start: np.ndarray | None = None, tilt: np.ndarray | None = None, steps: int = 60
+        self, start: np.ndarray | None = None, tilt: np.ndarray | None = None, steps: int = 100
     ) -> np.ndarray:
         """Parameters float32 (D + 1, C) by L-BFGS. `tilt` (D + 1, C) is taken off the gradient."""
         moving = self._moving(start, tilt)
@@ -84,11 +86,8 @@ class Problem:
             value, gradient = self.loss(shaped)
             if tilt is not None:
                 value -= float((tilt * shaped).sum())
-                gradient = gradient - tilt
+                gradient -= tilt
             return value, gradient.ravel()
 
-        begin = np.zeros(self.shape) if start is None else start.astype(np.float64)
-        found = minimize(
-            flat, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps}
-        ).x
-        return np.asarray(found.reshape(self.shape).astype(np.float32))
+        begin = np.zeros(self.shape, dtype=np.float32) if start is None else start
+        return lbfgs.minimise(flat, begin.ravel(), steps).reshape(self.shape)
