@@ -99,7 +99,7 @@ def _library(
     rng: np.random.Generator, materials: Materials, name: str, accounts: int
 ) -> list[Stream]:
     """A prompt of a shared library, each with a question of one's own in it."""
-    forms = [p for p in materials.products if p.kind == "prompt_library"] or materials.products
+    forms = materials.products_of("prompt_library")
     form = forms[int(rng.integers(len(forms)))]
     fixed = form.fixed(rng)
     extra = []

@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from stillwatch.data.corpora import CorpusPrompt, Source, read_corpora
@@ -115,7 +116,10 @@ class Materials:
     products: tuple[Product, ...]
     phrases: dict[str, tuple[Phrase, ...]]
     _slots: dict[tuple[str, bool], tuple[Source, ...]] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _kinds: dict[tuple[str, ...], tuple[Product, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def by_role(self, *roles: str) -> tuple[Source, ...]:
@@ -123,6 +127,18 @@ class Materials:
 
     def named(self, *names: str) -> tuple[Source, ...]:
         return tuple(source for source in self.sources if source.name in names)
+
+    def products_of(self, *kinds: str) -> tuple[Product, ...]:
+        """Products of these kinds; all if there are none."""
+        if kinds not in self._kinds:
+            found = tuple(product for product in self.products if product.kind in kinds)
+            self._kinds[kinds] = found or self.products
+        return self._kinds[kinds]
+
+    @cached_property
+    def products_with_system(self) -> tuple[Product, ...]:
+        """Products that send a system prompt."""
+        return tuple(product for product in self.products if product.system)
 
     def for_slot(self, kind: str, attack: bool) -> tuple[Source, ...]:
         """Sources for a slot. An attack may ask about anything; an ordinary product is not fed

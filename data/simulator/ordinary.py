@@ -155,16 +155,11 @@ def _followed(
     return requests
 
 
-def _products(materials: Materials, *kinds: str) -> tuple[Product, ...]:
-    found = tuple(p for p in materials.products if p.kind in kinds)
-    return found or materials.products
-
-
 def _product(*kinds: str, label: str = "product") -> Composer:
     """A composer for one fixed template over many inputs, of these kinds of product."""
 
     def compose(rng: np.random.Generator, materials: Materials, size: int) -> list[Request]:
-        choices = _products(materials, *kinds)
+        choices = materials.products_of(*kinds)
         product = choices[int(rng.integers(len(choices)))]
         return _one_product(rng, materials, product, size, label)
 
@@ -183,7 +178,7 @@ def _one_product(
 def _product_bare(rng: np.random.Generator, materials: Materials, size: int) -> list[Request]:
     """A product's inputs as they come, often under a system prompt of a line."""
     source = pick_source(rng, materials.by_role("app") or materials.sources)
-    products = [p for p in materials.products if p.system]
+    products = materials.products_with_system
     system = ""
     if products and rng.random() < 0.5:
         chosen = products[int(rng.integers(len(products)))]
