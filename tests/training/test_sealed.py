@@ -158,6 +158,28 @@ def test_ordinary_accounts_that_rise_are_named(streams: list[Stream]) -> None:
     assert "ordinary, product" in {c.group for c in compare(streams, old, new) if c.worse}
 
 
+def test_ordinary_accounts_that_rise_below_all_attacks_are_no_reason_to_refuse(
+    streams: list[Stream],
+) -> None:
+    old = scores(streams)
+    ordinary = np.array([not stream.intents for stream in streams])
+    product = ordinary & np.array([stream.kind == "product" for stream in streams])
+    lowest = old.peaks[~ordinary].min()
+    before, after = old.peaks.copy(), old.peaks.copy()
+    before[product], after[product] = lowest / 4, lowest / 2
+    before[ordinary & ~product] = lowest / 3
+    (change,) = [
+        change
+        for change in compare(
+            streams,
+            *(SealedScores(own, old.prompts_to_flag, old.evidence) for own in (before, after)),
+        )
+        if change.group == "ordinary, product"
+    ]
+    assert change.change == 0
+    assert not change.worse
+
+
 def test_standing_is_the_share_of_ordinary_accounts_above() -> None:
     ordinary = np.arange(99) / 100
     found = standings(np.array([0.985, 0.5, -1.0]), ordinary)

@@ -1,10 +1,12 @@
 """The release gate: is a bundle worse than another on any group of accounts, beyond noise?
 
-Both score the same sealed streams. A stream's standing is the share of ordinary accounts above
-it, on a logarithmic scale, so that bundles of other calibrations compare. In each group of streams
-the standings are compared in pairs, one-sided, by flipping the signs of their changes (Pitman
-1937) and by drawing all streams anew (Efron 1979); the larger chance counts, with Holm's
-correction (1979) over all groups.
+Both score the same sealed streams. A stream's standing is the share of those of the other side, of
+ordinary accounts for an attack and of attacks for an ordinary account, that stand above it, on a
+logarithmic scale, so that bundles of other calibrations compare: which of two ordinary accounts
+stands higher is no matter where nearly all attacks stand above both. In each group of streams the
+standings are compared in pairs, one-sided, by flipping the signs of their changes (Pitman 1937) and
+by drawing all streams anew (Efron 1979); the larger chance counts, with Holm's correction (1979)
+over all groups.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from stillwatch.training.benchmark.sealed import SealedScores, is_attack
 
 LEVEL = 0.05
 LEAST_CHANGE = 0.1
-"""Decades of ordinary accounts above a stream: a smaller change is no matter, however certain."""
+"""Decades of standing: a smaller change is no matter, however certain."""
 LEAST_STREAMS = 6
 FLIPS, DRAWS = 20_000, 5_000
 
@@ -39,10 +41,10 @@ class GroupChange:
         return self.p < LEVEL and self.change < -LEAST_CHANGE
 
 
-def standings(peaks: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
-    """-log10 of the share of ordinary peaks at or above each of `peaks`, float64 (S,): 2 means
-    that a hundredth of ordinary accounts stands so high."""
-    ordered = np.sort(ordinary)
+def standings(peaks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """-log10 of the share of `others` at or above each of `peaks`, float64 (S,): 2 means that a
+    hundredth of them stands so high."""
+    ordered = np.sort(others)
     above = len(ordered) - np.searchsorted(ordered, peaks, side="left")
     return -np.log10((above + 0.5) / (len(ordered) + 0.5))
 
@@ -51,11 +53,7 @@ def compare(streams: Sequence[Stream], old: SealedScores, new: SealedScores) -> 
     """Every group of at least LEAST_STREAMS streams: all attacks, each intent, family, share and
     language of them; each kind and language of ordinary accounts. Worst first."""
     attacks = is_attack(streams)
-    ordinary = np.flatnonzero(~attacks)
-    before = standings(old.peaks, old.peaks[ordinary])
-    after = standings(new.peaks, new.peaks[ordinary])
-    # An ordinary account that stands higher is worse off.
-    change = (after - before) * np.where(attacks, 1, -1)
+    change = _changes(old.peaks, new.peaks, attacks, np.arange(len(streams)))
     groups: dict[str, list[int]] = {}
     for number, stream in enumerate(streams):
         for name in _groups(stream):
@@ -74,24 +72,36 @@ def compare(streams: Sequence[Stream], old: SealedScores, new: SealedScores) -> 
     return sorted(found, key=lambda item: (not item.worse, item.change))
 
 
+def _changes(
+    old: np.ndarray, new: np.ndarray, attacks: np.ndarray, beside: np.ndarray
+) -> np.ndarray:
+    """How much better off each stream is by its peaks old and new, decades (S,), beside the
+    streams numbered `beside`. An ordinary account is where it stands lower."""
+    attack, ordinary = beside[attacks[beside]], beside[~attacks[beside]]
+    change = np.empty(len(old))
+    for rows, others, sign in ((attacks, ordinary, 1), (~attacks, attack, -1)):
+        after = standings(new[rows], new[others])
+        change[rows] = sign * (after - standings(old[rows], old[others]))
+    return change
+
+
 def _redrawn(
     old: np.ndarray, new: np.ndarray, attacks: np.ndarray, groups: list[list[int]]
 ) -> np.ndarray:
     """For each group the share of bootstrap draws in which it did not get worse, float64 (G,).
 
-    Ordinary accounts are drawn anew as well: what few of them stand highest decides how every
-    attack stands, and that is chance too.
+    What a stream is compared with is drawn anew as well: what few ordinary accounts stand highest
+    decides how every attack stands, and that is chance too.
     """
     rng = np.random.default_rng(len(old))
     members = np.zeros((len(old), len(groups)), dtype=np.float32)
     for column, rows in enumerate(groups):
         members[rows, column] = 1
-    ordinary = np.flatnonzero(~attacks)
-    sign = np.where(attacks, 1, -1)
+    sides = [np.flatnonzero(attacks), np.flatnonzero(~attacks)]
     sound = np.zeros(len(groups))
     for _ in range(DRAWS):
-        chosen = rng.choice(ordinary, len(ordinary))
-        change = sign * (standings(new, new[chosen]) - standings(old, old[chosen]))
+        drawn = np.concatenate([rng.choice(side, len(side)) for side in sides])
+        change = _changes(old, new, attacks, drawn)
         weight = rng.poisson(1.0, len(old)).astype(np.float32)
         sound += (weight * change).astype(np.float32) @ members >= 0
     return (sound + 1) / (DRAWS + 1)
