@@ -8,7 +8,7 @@ sealed sources and of the corpora's test parts, which nothing is trained on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ LOOK_ALIKE_GROUPS: dict[str, tuple[int, int, int]] = {
 @dataclass(frozen=True)
 class WorldPlan:
     """`look_alikes` multiplies LOOK_ALIKE_GROUPS; `ordinary` accounts come beside those, of at most
-    `longest` events."""
+    `longest` events, as customers of a share of all `products`."""
 
     campaigns: tuple[CampaignPlan, ...]
     ordinary: int
@@ -65,6 +65,7 @@ class WorldPlan:
     half: int
     seed: int
     longest: int = 20
+    products: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,16 @@ def compose_world(plan: WorldPlan, materials: tuple[Materials, Materials]) -> Wo
             accounts = round(np.exp(rng.uniform(np.log(fewest), np.log(most))))
             name = f"{kind}-{plan.half}-{plan.seed}-{number}"
             groups.append(compose_group(rng, ordinary, name, kind, accounts))
+    used = ordinary
+    if plan.products < 1:
+        drawn = rng.permutation(len(ordinary.products))[
+            : round(plan.products * len(ordinary.products))
+        ]
+        used = replace(ordinary, products=tuple(ordinary.products[int(n)] for n in drawn))
     lone = []
     for number in range(plan.ordinary):
         account = f"ordinary-{plan.half}-{plan.seed}-{number}"
-        stream = compose_ordinary(rng, ordinary, account, longest=plan.longest)
+        stream = compose_ordinary(rng, used, account, longest=plan.longest)
         lone.append(with_metadata(rng, stream, account))
     return World(tuple(groups), tuple(lone), plans)
 
