@@ -76,8 +76,9 @@ def main() -> int:
     detector = Detector.load(options.bundle, threads=options.threads)
     tell("fitting calibrations crosswise")
     calibrations = crossed_calibrations(
-        detector, options.corpora, range(options.seeds), tell, options.readings
-    )
+        options.bundle, options.corpora, range(options.seeds), options.threads, tell,
+        options.readings,
+    )  # fmt: skip
     result: dict[str, Any] = {
         "machine": machine(options.threads),
         "bundle": detector.bundle_id,

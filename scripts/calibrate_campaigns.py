@@ -11,8 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from stillwatch.model.bundle import manifest_fields, write_bundle
-from stillwatch.model.golden import load_detector
+from stillwatch.model.bundle import load_bundle, manifest_fields, write_bundle
 from stillwatch.training.campaigns import fit_campaigns
 from stillwatch.training.card import with_campaigns
 
@@ -30,12 +29,11 @@ def main() -> int:
     parser.add_argument("--readings", type=Path, help="folder that keeps what was read")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    detector = load_detector(options.bundle, options.threads)
     calibration, figures = fit_campaigns(
-        detector, options.corpora, range(options.worlds),
+        options.bundle, options.corpora, range(options.worlds), options.threads,
         lambda text: print(text, file=sys.stderr, flush=True), options.readings,
     )  # fmt: skip
-    bundle = detector.bundle
+    bundle = load_bundle(options.bundle)
     fields = {**manifest_fields(bundle.manifest), "campaigns": calibration.model_dump()}
     card = with_campaigns(bundle.content[CARD].decode(), calibration, figures)
     written = write_bundle(options.output, fields, {**bundle.content, CARD: card.encode()})

@@ -13,7 +13,6 @@ import numpy as np
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.adapt import examples_to_bytes
 from stillwatch.model.bundle import Bundle, Calibration, write_bundle
-from stillwatch.model.detector import Detector
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
@@ -66,8 +65,9 @@ def train(
     with tracked_run(tracker or NoTracker(), run_folder.name, settings.to_fields()) as told:
         bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
         bundle = _fit(
-            bench, encoder, corpora, output, run_folder, show_progress, told, find_label_issues
-        )
+            bench, encoder, corpora, output, run_folder, threads, show_progress, told,
+            find_label_issues,
+        )  # fmt: skip
         told.tag("bundle", bundle.id)
         told.artifact(bundle.path)
     return bundle
@@ -79,6 +79,7 @@ def _fit(
     corpora: Path | None,
     output: Path,
     run_folder: Path,
+    threads: int,
     show_progress: bool,
     tracker: Tracker,
     find_label_issues: bool,
@@ -141,7 +142,7 @@ def _fit(
             run_folder / "without-campaigns", with_golden(fields, content, encoder), content
         )
         campaigns, found = fit_campaigns(
-            Detector(plain, encoder), corpora, range(settings.campaign_worlds), progress,
+            plain.path, corpora, range(settings.campaign_worlds), threads, progress,
             run_folder / "readings",
         )  # fmt: skip
         fields["campaigns"] = campaigns.model_dump()

@@ -11,6 +11,7 @@ from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
 from stillwatch.data.simulator.timing import START_S
 from stillwatch.model.campaigns.risk import FEATURES
 from stillwatch.model.detector import Detector
+from stillwatch.model.golden import load_detector
 from stillwatch.training.benchmark.campaign_world import (
     HALVES,
     World,
@@ -26,15 +27,13 @@ from stillwatch.training.benchmark.campaigns import (
     tied_by_skeletons,
 )
 from stillwatch.training.boosting import Boosting
-from stillwatch.training.campaigns import (
-    TOUCHED,
+from stillwatch.training.campaign_readings import (
     Communities,
-    calibrate_campaigns,
-    is_campaign,
-    is_ordinary,
     joined,
     read_world,
+    read_worlds,
 )
+from stillwatch.training.campaigns import TOUCHED, calibrate_campaigns, is_campaign, is_ordinary
 from tests.model.campaigns.campaign_support import calibration, indexed
 from tests.support import TinyEncoder, tiny_bundle
 
@@ -206,6 +205,29 @@ def test_worlds_without_campaigns_are_refused() -> None:
     bare = made(1, campaigns=0)
     with pytest.raises(InputError, match="campaigns and ordinary groups"):
         calibrate_campaigns([bare, bare], QUICK)
+
+
+def test_readings_come_by_half_and_seed(tmp_path: Path) -> None:
+    state = load_detector().state_id
+    for half in range(HALVES):
+        for seed in (0, 1):
+            read = made(10 * half + seed, campaigns=3, ordinary=10 * half + seed + 1)
+            np.savez(tmp_path / f"{state}-{half}-{seed}.npz", **vars(read))
+    told: list[str] = []
+    found = read_worlds(None, None, (1, 0), 2, told.append, tmp_path)
+    assert [[int((own.attack == 0).sum()) for own in half] for half in found] == [[2, 1], [12, 11]]
+    assert isinstance(found[0][0].ordinary, int)
+    assert len(told) == 4
+
+
+def test_lone_accounts_share_products_as_on_a_large_site(corpora: Path) -> None:
+    def used(products: float) -> int:
+        plan = replace(WorldPlan((), 60, 0.0, 0, 1), products=products)
+        world = compose_world(plan, world_materials(corpora, 0))
+        known = {product.id for product in world_materials(corpora, 0)[1].products}
+        return len({name for own in world.ordinary for name in own.origins if name in known})
+
+    assert used(0.002) < 12 < 25 < used(1.0)
 
 
 def test_joined_is_all_of_them() -> None:

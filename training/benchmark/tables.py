@@ -155,7 +155,7 @@ def print_sealed(figures: dict[str, Any]) -> None:
 def print_changes(changes: list[GroupChange]) -> None:
     """What a new bundle does better or worse, worst first."""
     console = Console(width=_WIDTH)
-    table = Table(title="change of standing, in decades of ordinary accounts above a stream")
+    table = Table(title="change of standing, in decades of the other side above a stream")
     for name in ("group", "streams", "change", "corrected p", "verdict"):
         table.add_column(name, justify="left" if name == "group" else "right")
     for own in changes:
