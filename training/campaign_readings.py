@@ -143,7 +143,7 @@ def read_world(detector: Detector, world: World, share: float = 1.0) -> Communit
     index = CampaignIndex()
     index.add(events)
     table = index.table()
-    skeletons = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    skeletons = find_skeletons(table.pairs, table.account, table.identity)
     communities = find_communities(
         [*skeleton_evidence(table, skeletons), *key_evidence(index.keys, len(index.accounts))]
     )

@@ -21,7 +21,7 @@ from stillwatch.model.campaigns.evidence import Evidence, key_evidence, skeleton
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
 from stillwatch.model.campaigns.reading import CommunityReader, Fetch, Reading
 from stillwatch.model.campaigns.risk import CampaignCalibration, feature_rows
-from stillwatch.model.campaigns.skeletons import find_skeletons
+from stillwatch.model.campaigns.skeletons import SkeletonFinder
 from stillwatch.model.campaigns.timing import timing_links
 from stillwatch.model.detector import Detector
 
@@ -108,6 +108,7 @@ class CampaignFinder:
         self.calibration = calibration
         self._bundle = detector.bundle_id
         self._intents = detector.intents
+        self._skeletons = SkeletonFinder()
         self._reader = CommunityReader(detector, fetch)
 
     def find(
@@ -119,9 +120,7 @@ class CampaignFinder:
         if not len(table):
             return []
         progress("skeletons", 0, 1)
-        skeletons = find_skeletons(
-            table.pair_shingle, table.pair_event, table.account, table.identity
-        )
+        skeletons = self._skeletons.find(table.pairs, table.account, table.identity)
         evidence = [
             *skeleton_evidence(table, skeletons),
             *key_evidence(self.index.keys, len(self.index.accounts)),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stillwatch.data.events import Event
-from stillwatch.model.campaigns.shingles import read_shingles
+from stillwatch.model.campaigns.shingles import EVENT_BITS, pack_pairs, read_shingles
 
 KEY_KINDS = ("network", "payment", "client")
 """Fields of an event whose equal values link accounts. All are the log's own keyed hashes or the
@@ -34,15 +34,14 @@ class Key(NamedTuple):
 class EventTable:
     """E events as columns: account int64, time float64 (seconds), identity uint64 (a hash of
     account and event id), text uint64 (a hash of the normalised prompt), model int64 (its number,
-    -1 if none is known); and P pairs of an event, int32, with a shingle, uint64."""
+    -1 if none is known); and P pairs of a shingle and an event, `pack_pairs`, sorted."""
 
     account: np.ndarray
     time: np.ndarray
     identity: np.ndarray
     text: np.ndarray
     model: np.ndarray
-    pair_event: np.ndarray
-    pair_shingle: np.ndarray
+    pairs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.account)
@@ -93,7 +92,8 @@ class CampaignIndex:
         return len(self._seen)
 
     def add(self, events: Iterable[Event]) -> int:
-        """Take in events; how many were new. An event that is here already changes nothing."""
+        """Take in events; how many were new. An event that is here already changes nothing.
+        ValueError for more events than there are numbers for; those before stay."""
         before = len(self)
         for event in events:
             self._add(event)
@@ -115,6 +115,8 @@ class CampaignIndex:
                 for name, dtype in zip(names, _DTYPES, strict=True)
             }
         )
+        # Merges what is sorted already.
+        joined.pairs.sort(kind="stable")
         self._parts = [joined]
         return joined
 
@@ -122,6 +124,8 @@ class CampaignIndex:
         identity = _identity(event.account_id, event.event_id)
         if identity in self._seen:
             return
+        if len(self) >= 1 << EVENT_BITS:
+            raise ValueError(f"events must be at most 2**{EVENT_BITS}, however: more; use days")
         account = _number(event.account_id, self._account_number, self.accounts)
         model = _number(event.model, self._model_number, self.models) if event.model else -1
         for kind in KEY_KINDS:
@@ -155,8 +159,12 @@ class CampaignIndex:
                 identity,
                 text,
                 model,
-                np.repeat(np.arange(first, len(self._seen), dtype=np.int32), sizes),
-                np.concatenate(self._shingles),
+                np.sort(
+                    pack_pairs(
+                        np.concatenate(self._shingles),
+                        np.repeat(np.arange(first, len(self._seen)), sizes),
+                    )
+                ),
             )
         )
         self._shingles.clear()
@@ -164,7 +172,7 @@ class CampaignIndex:
             column.clear()
 
 
-_DTYPES = (np.int64, np.float64, np.uint64, np.uint64, np.int64, np.int32, np.uint64)
+_DTYPES = (np.int64, np.float64, np.uint64, np.uint64, np.int64, np.uint64)
 
 
 def _number(name: str, numbers: dict[str, int], names: list[str]) -> int:

@@ -25,6 +25,8 @@ EDGE_WORDS = 400
 """The same in word units, for scripts whose characters are units."""
 HASH_BITS = 40
 """Of a shingle. Among twenty million of them some two hundred pairs share a hash by chance."""
+EVENT_BITS = 64 - HASH_BITS
+"""Of an event's number, so that both fit into one."""
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SYSTEM_SALT = np.uint64(0xD1B54A32D192ED03)
@@ -47,6 +49,11 @@ def read_shingles(event: Event) -> ReadEvent:
     if event.system:
         found = np.concatenate([found, _system_shingles(event.system)])
     return ReadEvent(int.from_bytes(digest, "big"), distinct(found))
+
+
+def pack_pairs(shingle: np.ndarray, event: np.ndarray) -> np.ndarray:
+    """uint64 (P,): each shingle in the upper HASH_BITS, its event's number in the others."""
+    return (shingle << np.uint64(EVENT_BITS)) | event.astype(np.uint64)
 
 
 def distinct(values: np.ndarray) -> np.ndarray:

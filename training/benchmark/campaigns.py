@@ -126,7 +126,7 @@ def tied_by_skeletons(
     classifier's risk on its merged stream. At its best: the threshold that finds the most accounts
     of `guilty` at PRECISION, which no site could know."""
     table = index.table()
-    found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    found = find_skeletons(table.pairs, table.account, table.identity)
     rows, columns = found.skeleton, len(found) + table.account[found.event]
     total = len(found) + len(index.accounts)
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))

@@ -74,7 +74,7 @@ def test_one_prompt_that_goes_round_ties_nobody(texts: int, expected: int) -> No
             for n, e in enumerate(events)
         ]
     table = indexed(events).table()
-    found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    found = find_skeletons(table.pairs, table.account, table.identity)
     assert len(skeleton_evidence(table, found)) == expected
 
 
@@ -87,7 +87,7 @@ def test_a_list_that_is_worked_through_again_and_again_ties(texts: int, expected
         for n, event in enumerate(events)
     ]
     table = indexed(events).table()
-    found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    found = find_skeletons(table.pairs, table.account, table.identity)
     # Each text of the list is a skeleton of its own, too, which alone ties nobody.
     assert [own.words > 20 for own in skeleton_evidence(table, found)] == [True] * expected
 
@@ -98,7 +98,7 @@ def test_what_people_say_in_passing_ties_nobody() -> None:
     said = ordinary(rng, accounts=12, each=30)
     for events, expected in ((passing, 1), ([*passing, *said], 0)):
         table = indexed(events).table()
-        found = find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+        found = find_skeletons(table.pairs, table.account, table.identity)
         assert len(skeleton_evidence(table, found)) == expected
 
 

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 
 from stillwatch.data.events import Event
-from stillwatch.model.campaigns import skeletons
 from stillwatch.model.campaigns.index import CampaignIndex
-from stillwatch.model.campaigns.shingles import HASH_BITS, distinct, read_shingles
-from stillwatch.model.campaigns.skeletons import Skeletons, find_skeletons
-from tests.model.campaigns.campaign_support import campaign, indexed, ordinary, words
+from stillwatch.model.campaigns.shingles import HASH_BITS, distinct, pack_pairs, read_shingles
+from stillwatch.model.campaigns.skeletons import (
+    SkeletonFinder,
+    Skeletons,
+    find_skeletons,
+    shared_shingles,
+)
+from tests.model.campaigns.campaign_support import FRAME, campaign, indexed, ordinary, words
 
 
 def found_in(index: CampaignIndex) -> Skeletons:
     table = index.table()
-    return find_skeletons(table.pair_shingle, table.pair_event, table.account, table.identity)
+    return find_skeletons(table.pairs, table.account, table.identity)
 
 
 def accounts_of(index: CampaignIndex, found: Skeletons, number: int) -> set[str]:
@@ -113,8 +117,54 @@ def test_nothing_shared_and_nothing_at_all() -> None:
 
 
 def test_too_many_events_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skeletons, "_EVENT_BITS", 3)
-    shingle, event = np.zeros(9, dtype=np.uint64), np.arange(9, dtype=np.int32)
-    assert len(skeletons.shared_shingles(shingle[1:], event[:-1], np.arange(8))[0]) == 1
+    monkeypatch.setattr("stillwatch.model.campaigns.index.EVENT_BITS", 3)
+    rng = np.random.default_rng(7)
+    events = [Event(f"e{n}", f"a{n}", 0.0, words(rng, 9)) for n in range(9)]
+    index = indexed(events[:8])
     with pytest.raises(ValueError, match="events must be at most"):
-        skeletons.shared_shingles(shingle, event, np.arange(9))
+        index.add(events[8:])
+    assert len(index.table()) == 8
+
+
+def test_a_shingle_of_three_accounts_is_shared() -> None:
+    account = np.array([4, 4, 9, 4, 9, 7, 2, 5])
+    shingle = np.array([1, 1, 1, 2, 2, 2, 3, 3], dtype=np.uint64) << np.uint64(36)
+    pairs = np.sort(pack_pairs(shingle, np.arange(8)))
+    shared, place, event = shared_shingles(pairs, account)
+    assert (shared >> np.uint64(36)).tolist() == [2]
+    assert place.tolist() == [0, 0, 0]
+    assert event.tolist() == [3, 4, 5]
+
+
+def test_what_is_added_later_is_found_as_all_at_once() -> None:
+    rng = np.random.default_rng(8)
+    other = "Write a question about {slot} and below it the answer that a patient tutor would give."
+    events = [
+        *campaign(rng, accounts=20), *ordinary(rng), *campaign(rng, name="d", frame=other),
+        # Shares half of the first one's words: groups of shingles change as it comes.
+        *campaign(rng, name="f", frame="{slot} " + " ".join(FRAME.split()[6:])),
+    ]  # fmt: skip
+    events = [events[int(n)] for n in rng.permutation(len(events))]
+    finder, index = SkeletonFinder(), CampaignIndex()
+    changed = 0
+    for start in range(0, len(events), 17):
+        index.add(events[start : start + 17])
+        table = index.table()
+        found = finder.find(table.pairs, table.account, table.identity)
+        whole = found_in(index)
+        for name in ("event", "skeleton", "words", "identity"):
+            assert getattr(found, name).tolist() == getattr(whole, name).tolist()
+        changed += len(found) > 0
+    assert changed > 3
+    assert len(found) > 1
+
+
+def test_a_finder_that_is_given_other_events_forgets() -> None:
+    rng = np.random.default_rng(9)
+    finder = SkeletonFinder()
+    for events in ([*campaign(rng), *ordinary(rng)], [*ordinary(rng), *campaign(rng)]):
+        table = indexed(events).table()
+        found = finder.find(table.pairs, table.account, table.identity)
+        whole = find_skeletons(table.pairs, table.account, table.identity)
+        assert found.event.tolist() == whole.event.tolist()
+        assert len(found) == 1
