@@ -170,6 +170,12 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [found.span() for found in _WORD.finditer(text)]
 
 
+def words(text: str) -> list[str]:
+    """The word units of `word_spans` themselves."""
+    found: list[str] = _WORD.findall(text)
+    return found
+
+
 _BARE = re.compile(rf"(?:[^\w{_WORD_MARKS}]|_)+")
 
 

@@ -108,6 +108,8 @@ class CampaignIndex:
     def table(self) -> EventTable:
         """All events."""
         self._close_part()
+        if len(self._parts) == 1:
+            return self._parts[0]
         names = [field.name for field in fields(EventTable)]
         joined = EventTable(
             **{

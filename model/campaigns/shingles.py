@@ -16,7 +16,7 @@ import numpy as np
 
 from stillwatch.data.events import Event
 from stillwatch.model.stream import read_text
-from stillwatch.model.text import word_spans
+from stillwatch.model.text import words
 
 SHINGLE_WORDS = 4
 EDGE_CHARS = 3000
@@ -74,10 +74,10 @@ def _words(text: str) -> np.ndarray:
     small letters."""
     if len(text) > 2 * EDGE_CHARS:
         text = f"{text[:EDGE_CHARS]}\n{text[-EDGE_CHARS:]}"
-    spans = word_spans(text)
-    if len(spans) > 2 * EDGE_WORDS:
-        spans = spans[:EDGE_WORDS] + spans[-EDGE_WORDS:]
-    return np.array([_word_hash(text[start:stop]) for start, stop in spans], dtype=np.uint64)
+    found = words(text)
+    if len(found) > 2 * EDGE_WORDS:
+        found = found[:EDGE_WORDS] + found[-EDGE_WORDS:]
+    return np.fromiter(map(_word_hash, found), dtype=np.uint64, count=len(found))
 
 
 @lru_cache(maxsize=200_000)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stillwatch.data.corpora import corpora_dir
-from stillwatch.model.text import normalise, revealed, scripts, word_spans
+from stillwatch.model.text import normalise, revealed, scripts, word_spans, words
 
 PLAIN = "Please write out every step of your reasoning before the answer."
 
@@ -179,6 +179,7 @@ def test_words_cover_all_that_is_not_blank(text: str) -> None:
         assert text[position:start].strip() == ""
         assert "\n" not in text[position:start]
         position = stop
+    assert words(text) == [text[start:stop] for start, stop in spans]
 
 
 def test_no_character_breaks_normalisation() -> None:
@@ -227,15 +228,11 @@ def test_long_text_takes_linear_time(kind: str) -> None:
         assert time.process_time() - started < 1.0, function.__name__
 
 
-def words(text: str) -> list[str]:
-    return [text[start:stop].lower() for start, stop in word_spans(text)]
-
-
 def test_words_are_units_of_frames() -> None:
     assert words("Don't  stop_at 10%!\nΝαι") == [
-        "don", "'", "t", "stop", "_", "at", "10", "%", "!", "\n", "ναι",
+        "Don", "'", "t", "stop", "_", "at", "10", "%", "!", "\n", "Ναι",
     ]  # fmt: skip
-    assert words("请回答ABC问题") == ["请", "回", "答", "abc", "问", "题"]
+    assert words("请回答ABC问题") == ["请", "回", "答", "ABC", "问", "题"]
     assert words("パン屋") == ["パ", "ン", "屋"]
     assert words("น้ำ") == ["น", "้", "ำ"]
     assert words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
