@@ -21,7 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from stillwatch.model.campaigns.shingles import EVENT_BITS, HASH_BITS, distinct
 
 MIN_ACCOUNTS = 3
-"""Accounts that must share a skeleton: two agree by chance too often."""
+"""Accounts that must share a skeleton: two agree by chance too often. `_shared` looks for a third
+one and no further."""
 MIN_SHINGLES = 5
 """Of a skeleton: eight words in one run, or more in several."""
 MIN_COVER = 0.5
