@@ -1,7 +1,9 @@
 """Fits a bundle to a site's own ordinary traffic: benign references, heads and thresholds.
 
-Half of the site's accounts become benign references and adapt the heads, the other half set the
-thresholds, so that no account's risk is measured by what was made of itself.
+Each half of the site's accounts is scored with what the other half has taught, and all these risks
+set the thresholds (cross-conformal prediction, Vovk 2015): no account's risk is measured by what
+was made of itself, and every account counts. The new bundle has learnt from all of them, so it
+gives ordinary accounts rather lower risks than those that set its thresholds.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import random
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -30,6 +34,7 @@ from stillwatch.model.adapt import (
 )
 from stillwatch.model.bundle import Bundle, Thresholds, manifest_fields, write_bundle
 from stillwatch.model.detector import Detector, Scored
+from stillwatch.model.encoder import Encoder, TextVectors
 from stillwatch.model.golden import with_golden
 from stillwatch.model.heads import PLACES
 from stillwatch.model.lexical import ngram_chunks
@@ -54,6 +59,8 @@ LEAST_TEXTS = 3
 SAMPLED_ACCOUNTS, TEXTS_AN_ACCOUNT = 2000, 30
 MAX_DISTINCT = 20_000
 """Texts of one account after which no more of it are looked at."""
+KEPT_TEXTS = 100_000
+"""Texts of the log whose vectors are kept while it is read again; others are encoded again."""
 
 CARD_HEADING = "## Calibrated to a site"
 
@@ -69,25 +76,23 @@ class Calibrated:
     references: int
 
 
-def is_reference(account_id: str) -> bool:
-    """Whether an account's traffic becomes references; the others set the threshold."""
-    return _hash(account_id) % 2 == 0
+def half_of(account_id: str) -> int:
+    """0 or 1: the half of the site that an account is of."""
+    return _hash(account_id) % 2
 
 
 def _hash(account_id: str) -> int:
     return zlib.crc32(account_id.encode("utf-8", "replace"))
 
 
-def check_enough(accounts: Iterable[str], max_fpr: float) -> None:
-    """Raises InputError before anything long starts if too few accounts would set the
-    threshold."""
-    counted = sum(not is_reference(account) for account in accounts)
+def check_enough(accounts: Collection[str], max_fpr: float) -> None:
+    """Raises InputError before anything long starts if there are too few accounts."""
     needed = accounts_needed(max_fpr)
-    if counted < needed:
+    if len(accounts) < needed:
         raise InputError(
-            f"calibration to a false-positive rate of {max_fpr:g} must see about {2 * needed} "
-            f"ordinary accounts, half of them to set the threshold, however: {counted} would set "
-            "it; add traffic or ask for a higher rate"
+            f"calibration to a false-positive rate of {max_fpr:g} must see at least {needed} "
+            f"ordinary accounts, however: the log holds {len(accounts)}; add traffic or ask for a "
+            "higher rate"
         )
 
 
@@ -98,27 +103,22 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     Raises InputError if there are too few accounts, or if so many have a high risk that the log
     must hold campaigns: references and a threshold made of those would let campaigns through.
     """
-    sample = SiteSample()
-    scorer.detector.observe = sample.add
-    _score(scorer, chunks, "Reading half of the accounts for references", is_reference)
-    _refuse_suspects(scorer.peak_risks())
-    old = scorer.bundle
-    manifest = old.manifest
-    examples, fitted = examples_from_bytes(
-        old.content["examples.safetensors"], manifest.encoder.dimensions, len(manifest.classes)
-    )
-    benign, site = _with_site(scorer, sample, fitted.salience)
-    heads = adapt_heads(fitted, examples, site, manifest.head_origins, len(manifest.intents) + 1)
-    fields = {**manifest_fields(manifest), "benign_sources": list(benign.sources)}
-    content = {**old.content, **benign.to_files(), "heads.safetensors": heads.to_bytes()}
+    old, encoder = scorer.bundle, _Remembering(scorer.encoder)
+    samples = (SiteSample(), SiteSample())
+    first = Scorer(Detector(old, encoder))
+    first.detector.observe = lambda account, texts: samples[half_of(account)].add(account, texts)
+    _score(first, chunks, "Reading what the site sends")
+    _refuse_suspects(first.peak_risks())
+    peaks, seen = [], _Seen()
     with tempfile.TemporaryDirectory() as scratch:
-        widened = write_bundle(Path(scratch) / "bundle", fields, content)
-        second = Scorer(Detector(widened, scorer.encoder))
-        second.archive = seen = _Seen()
-        _score(second, chunks, "Scoring the other half", lambda name: not is_reference(name))
-    peaks = second.peak_risks()
-    _refuse_suspects(peaks)
-    found = site_threshold(peaks, max_fpr)
+        for half, name in enumerate(("first", "second")):
+            taught = write_bundle(Path(scratch) / name, *_taught(old, samples[1 - half], encoder))
+            second = Scorer(Detector(taught, encoder))
+            second.archive = seen
+            _score(second, chunks, f"Scoring the {name} half, taught by the other", half)
+            peaks.append(second.peak_risks())
+            _refuse_suspects(peaks[-1])
+    found = site_threshold(np.concatenate(peaks), max_fpr)
     thresholds = Thresholds(
         enter=found.enter,
         leave=found.leave,
@@ -126,12 +126,28 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
         ordinary_accounts=found.accounts,
         origin="a site's own ordinary traffic",
     )
-    fields = {**fields, "thresholds": thresholds.model_dump()}
+    fields, content = _taught(old, samples[0].joined(samples[1]), encoder)
+    fields["thresholds"] = thresholds.model_dump()
+    references = fields["benign_sources"].count(SITE)
     card = content["README.md"].split(CARD_HEADING.encode())[0].rstrip() + b"\n"
     content[TRAFFIC_FILE] = seen.traffic().to_bytes()
-    content["README.md"] = card + _card_section(old, found, benign.sources.count(SITE)).encode()
+    content["README.md"] = card + _card_section(old, found, references).encode()
     fields = with_golden(fields, content, scorer.encoder)
-    return Calibrated(write_bundle(output, fields, content), found, benign.sources.count(SITE))
+    return Calibrated(write_bundle(output, fields, content), found, references)
+
+
+def _taught(
+    old: Bundle, sample: SiteSample, encoder: Encoder
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fields and files of a bundle that knows a sample of ordinary traffic."""
+    manifest = old.manifest
+    examples, fitted = examples_from_bytes(
+        old.content["examples.safetensors"], manifest.encoder.dimensions, len(manifest.classes)
+    )
+    benign, site = _with_site(old, sample, fitted.salience, encoder)
+    heads = adapt_heads(fitted, examples, site, manifest.head_origins, len(manifest.intents) + 1)
+    fields = {**manifest_fields(manifest), "benign_sources": list(benign.sources)}
+    return fields, {**old.content, **benign.to_files(), "heads.safetensors": heads.to_bytes()}
 
 
 def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
@@ -143,11 +159,28 @@ def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
             f"From bundle {old.id} with a site's own ordinary traffic: {references} benign "
             f"references, and thresholds {found.enter:.6f} and {found.leave:.6f} in place of those "
             f"above. {found.above} of the {found.accounts} accounts that set them ever reached the "
-            f"first; with {found.confidence:.0%} confidence at most {100 * found.max_fpr:g}% of "
-            "the site's ordinary accounts do.",
+            f"first, each scored with what the other half of them had taught; with "
+            f"{found.confidence:.0%} confidence at most {100 * found.max_fpr:g}% of the site's "
+            "ordinary accounts do.",
             "",
         ]
     )
+
+
+class _Remembering:
+    """An encoder that keeps the vectors of the first KEPT_TEXTS texts."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.dimensions = encoder.name, encoder.dimensions
+        self._encoder = encoder
+        self._kept: dict[str, TextVectors] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[TextVectors]:
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        read = dict(zip(unknown, self._encoder.encode(unknown), strict=True))
+        room = max(KEPT_TEXTS - len(self._kept), 0)
+        self._kept.update(islice(read.items(), room))
+        return [read[text] if text in read else self._kept[text] for text in texts]
 
 
 class _Seen:
@@ -188,10 +221,13 @@ class _Seen:
         )  # fmt: skip
 
 
-def _score(scorer: Scorer, chunks: Chunks, label: str, wanted: Callable[[str], bool]) -> None:
+def _score(scorer: Scorer, chunks: Chunks, label: str, half: int | None = None) -> None:
+    """The log's events, or those of one half of its accounts."""
     with chunks(label) as events:
         for chunk in events:
-            scorer.ingest([event for event in chunk if wanted(event.account_id)])
+            scorer.ingest(
+                [event for event in chunk if half is None or half_of(event.account_id) == half]
+            )
 
 
 def _refuse_suspects(peaks: np.ndarray) -> None:
@@ -205,17 +241,19 @@ def _refuse_suspects(peaks: np.ndarray) -> None:
 
 
 def _with_site(
-    scorer: Scorer, sample: SiteSample, salience: np.ndarray
+    old: Bundle, sample: SiteSample, salience: np.ndarray, encoder: Encoder
 ) -> tuple[BenignIndex, tuple[HeadTexts, HeadTexts]]:
     """The references with a site's own in place of earlier ones of it, and its texts as heads of
     this salience read them."""
-    benign, dimensions = scorer.detector.benign, scorer.bundle.manifest.encoder.dimensions
+    manifest = old.manifest
+    dimensions = manifest.encoder.dimensions
+    benign = BenignIndex.from_files(old.content, dimensions, manifest.benign_sources)
     kept = np.array([source != SITE for source in benign.sources])
     vectors = [benign.vectors()[kept]]
     heads = []
     for place, name in enumerate(PLACES):
         accounts, texts = sample.texts(place)
-        encoded = scorer.encoder.encode(texts)
+        encoded = encoder.encode(texts)
         points = np.array([item.vector for item in encoded], dtype=np.float32)
         points = points.reshape(len(texts), dimensions)
         chosen, weight = sample_by_account(accounts, SITE_TEXTS, np.random.default_rng(0))
@@ -266,6 +304,12 @@ class SiteSample:
             own[0].add(texts.frame)
         else:
             own[1].add(texts.slot)
+
+    def joined(self, other: SiteSample) -> SiteSample:
+        """The sample of both, whose accounts are different ones."""
+        both = SiteSample()
+        both._kept = {**self._kept, **other._kept}
+        return both
 
     def _thin(self) -> None:
         names = sorted(self._kept, key=_hash)[:SAMPLED_ACCOUNTS]

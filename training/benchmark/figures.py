@@ -16,9 +16,8 @@ from sklearn.metrics import precision_recall_curve
 from stillwatch.data.simulator.streams import SHARES
 from stillwatch.model.bundle import Platt
 from stillwatch.training.benchmark.folds import (
-    REFERENCE_SIXTH,
-    THRESHOLD_SIXTH,
     FoldResult,
+    calibrating_halves,
 )
 from stillwatch.training.calibration import fit_platt
 from stillwatch.training.framed import FramedStreams
@@ -72,20 +71,19 @@ def ordinary(result: FoldResult, setting: str) -> FramedStreams:
 
 def is_tested(result: FoldResult, setting: str) -> np.ndarray:
     """Which ordinary accounts are a test, bool (S,): in new traffic a third calibrates."""
-    count = len(ordinary(result, setting))
-    if setting == "known":
-        return np.ones(count, dtype=bool)
-    sixth = np.arange(count) % 6
-    return (sixth != THRESHOLD_SIXTH) & (sixth != REFERENCE_SIXTH)
+    tested = np.ones(len(ordinary(result, setting)), dtype=bool)
+    if setting == "new":
+        tested[np.concatenate(calibrating_halves(len(tested)))] = False
+    return tested
 
 
 def threshold(result: FoldResult, method: str, setting: str, rate: float) -> float:
     """known: what lets `rate` of the fold's ordinary test accounts through. new: what lets
-    `rate` of the sixth through that sets thresholds."""
+    `rate` of the accounts that calibrate through."""
     scores = getattr(result.scores[method], f"ordinary_{setting}")
     if setting == "known":
         return threshold_at(scores, rate)
-    return threshold_at(scores[np.arange(len(scores)) % 6 == THRESHOLD_SIXTH], rate)
+    return threshold_at(scores[~is_tested(result, setting)], rate)
 
 
 def flags(

@@ -6,8 +6,8 @@ folds alone; then the fold's campaigns are scored against ordinary traffic.
 known traffic: ordinary streams of the other folds' sources and products, other prompts of them;
 the site has calibrated with further ones.
 new traffic: ordinary streams of the held-out fold too. A third of the site's ordinary accounts
-calibrate, as `stillwatch calibrate` does: half of them become benign references, the others set
-the threshold; the rest are the test.
+calibrate, as `stillwatch calibrate` does: each half of them is read with what the other half has
+taught and sets the threshold with it; the rest, read with what all have taught, are the test.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,9 +49,11 @@ REFERENCE_PROMPTS = 500
 SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
 
 
-REFERENCE_SIXTH, THRESHOLD_SIXTH = 0, 3
-"""A third of a new site's ordinary accounts calibrates: by position modulo six, those that become
-benign references and those that set the threshold."""
+def calibrating_halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a new site's `count` ordinary accounts that calibrate, a third of all: both halves
+    of them."""
+    rows = np.arange(count)
+    return np.flatnonzero(rows % 6 == 0), np.flatnonzero(rows % 6 == 3)
 
 
 @dataclass(frozen=True)
@@ -156,29 +159,65 @@ def evaluate_fold(
     classifier = fit_classifier(
         training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number
     )
-    # Both sites have calibrated: the known one with other prompts of the sources it shares with
-    # the training, the new one with a sixth of its own accounts.
-    known = bench.site_readers(others, [bench.folds[n].reference for n in others])
-    references = np.arange(len(test.ordinary_new)) % 6 == REFERENCE_SIXTH
-    site = bench.site_readers(others, [test.ordinary_new.subset(np.flatnonzero(references))])
-    readers = {name: known if name.endswith("known") else site for name in SETS}
+    sites = _Sites.of(bench, others, test)
     result = FoldResult(number, test, texts=bench.texts)
-    final = {}
-    for name in SETS:
-        streams = bench.stream_set(getattr(test, name), readers[name])
-        result.paths[name] = stream_logits(classifier, streams.features)
-        final[name] = np.array([path[-1, 0] for path in result.paths[name]])
+
+    def logits(streams: FramedStreams, readers: Readers) -> list[np.ndarray]:
+        return stream_logits(classifier, bench.stream_set(streams, readers).features)
+
+    result.paths = sites.read(logits)
+    final = {name: np.array([path[-1, 0] for path in own]) for name, own in result.paths.items()}
     result.scores["stillwatch"] = Scores(**final)
     if baselines:
         bench.progress(f"baselines without fold {number + 1}")
         for name, score in _fit_baselines(bench, others).items():
-            result.scores[name] = Scores(
-                **{own: score(getattr(test, own), readers[own]) for own in SETS}
-            )
+            found = sites.read(partial(_listed, score))
+            result.scores[name] = Scores(**{own: np.array(found[own]) for own in SETS})
     return result
 
 
 Score = Callable[[FramedStreams, Readers], np.ndarray]
+
+
+def _listed(score: Score, streams: FramedStreams, readers: Readers) -> list[Any]:
+    return list(score(streams, readers))
+
+
+@dataclass(frozen=True)
+class _Sites:
+    """What reads a fold's test streams. Both sites have calibrated: the known one with other
+    prompts of the sources that it shares with the training, the new one with a third of its own
+    accounts. `taught` know one half of that third each."""
+
+    test: TestSet
+    known: Readers
+    new: Readers
+    taught: tuple[Readers, Readers]
+
+    @classmethod
+    def of(cls, bench: Workbench, others: tuple[int, ...], test: TestSet) -> _Sites:
+        halves = calibrating_halves(len(test.ordinary_new))
+        own = [test.ordinary_new.subset(rows) for rows in halves]
+        return cls(
+            test,
+            bench.site_readers(others, [bench.folds[n].reference for n in others]),
+            bench.site_readers(others, own),
+            (bench.site_readers(others, own[:1]), bench.site_readers(others, own[1:])),
+        )
+
+    def read(self, read: Callable[[FramedStreams, Readers], list[Any]]) -> dict[str, list[Any]]:
+        """What `read` gives for each stream of each set; for those that calibrate, what it gives
+        with readers that the other half has taught."""
+        found = {
+            name: read(getattr(self.test, name), self.known if name.endswith("known") else self.new)
+            for name in SETS
+        }
+        streams = self.test.ordinary_new
+        halves = calibrating_halves(len(streams))
+        for rows, readers in zip(halves, reversed(self.taught), strict=True):
+            for row, value in zip(rows, read(streams.subset(rows), readers), strict=True):
+                found["ordinary_new"][row] = value
+        return found
 
 
 def _fit_baselines(bench: Workbench, folds: tuple[int, ...]) -> dict[str, Score]:
