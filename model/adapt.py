@@ -30,6 +30,9 @@ this one has not seen."""
 MOST_ORIGINS = 300
 """Ordinary origins of the heads that are counted beside a site's accounts, at most: what the site
 sends says more of it than thousands of products elsewhere."""
+SITE_PARTS = 4
+"""Parts that a site's accounts are dealt into when its thresholds are set: each is scored with what
+the others have taught. With two, what scores them knows half of what the bundle will."""
 SITE_TEXTS = 6000
 """Most texts of a site, at each place, that its heads are adapted with."""
 _STEPS = 40

@@ -1,9 +1,9 @@
 """Fits a bundle to a site's own ordinary traffic: benign references, heads and thresholds.
 
-Each half of the site's accounts is scored with what the other half has taught, and all these risks
-set the thresholds (cross-conformal prediction, Vovk 2015): no account's risk is measured by what
-was made of itself, and every account counts. The new bundle has learnt from all of them, so it
-gives ordinary accounts rather lower risks than those that set its thresholds.
+Each of SITE_PARTS parts of the site's accounts is scored with what the others have taught, and all
+these risks set the thresholds (cross-conformal prediction, Vovk 2015): no account's risk is
+measured by what was made of itself, and every account counts. The new bundle has learnt from all of
+them, so it gives ordinary accounts rather lower risks than those that set its thresholds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +25,7 @@ import numpy as np
 from stillwatch.data.errors import InputError
 from stillwatch.data.events import Event
 from stillwatch.model.adapt import (
+    SITE_PARTS,
     SITE_TEXTS,
     HeadTexts,
     adapt_heads,
@@ -76,9 +77,9 @@ class Calibrated:
     references: int
 
 
-def half_of(account_id: str) -> int:
-    """0 or 1: the half of the site that an account is of."""
-    return _hash(account_id) % 2
+def part_of(account_id: str) -> int:
+    """The part of the site that an account is of, below SITE_PARTS."""
+    return _hash(account_id) % SITE_PARTS
 
 
 def _hash(account_id: str) -> int:
@@ -104,20 +105,22 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
     must hold campaigns: references and a threshold made of those would let campaigns through.
     """
     old, encoder = scorer.bundle, _Remembering(scorer.encoder)
-    samples = (SiteSample(), SiteSample())
+    samples = [SiteSample() for _ in range(SITE_PARTS)]
     first = Scorer(Detector(old, encoder))
-    first.detector.observe = lambda account, texts: samples[half_of(account)].add(account, texts)
+    first.detector.observe = lambda account, texts: samples[part_of(account)].add(account, texts)
     _score(first, chunks, "Reading what the site sends")
     _refuse_suspects(first.peak_risks())
     peaks, seen = [], _Seen()
     with tempfile.TemporaryDirectory() as scratch:
-        for half, name in enumerate(("first", "second")):
-            taught = write_bundle(Path(scratch) / name, *_taught(old, samples[1 - half], encoder))
-            second = Scorer(Detector(taught, encoder))
-            second.archive = seen
-            _score(second, chunks, f"Scoring the {name} half, taught by the other", half)
-            peaks.append(second.peak_risks())
-            _refuse_suspects(peaks[-1])
+        for part in range(SITE_PARTS):
+            others = SiteSample.join(own for n, own in enumerate(samples) if n != part)
+            folder = Path(scratch) / str(part)
+            taught = Scorer(Detector(write_bundle(folder, *_taught(old, others, encoder)), encoder))
+            taught.archive = seen
+            label = f"Scoring part {part + 1} of {SITE_PARTS}, taught by the others"
+            _score(taught, chunks, label, part)
+            peaks.append(taught.peak_risks())
+    _refuse_suspects(np.concatenate(peaks))
     found = site_threshold(np.concatenate(peaks), max_fpr)
     thresholds = Thresholds(
         enter=found.enter,
@@ -126,7 +129,7 @@ def calibrate(scorer: Scorer, chunks: Chunks, output: Path, max_fpr: float) -> C
         ordinary_accounts=found.accounts,
         origin="a site's own ordinary traffic",
     )
-    fields, content = _taught(old, samples[0].joined(samples[1]), encoder)
+    fields, content = _taught(old, SiteSample.join(samples), encoder)
     fields["thresholds"] = thresholds.model_dump()
     references = fields["benign_sources"].count(SITE)
     card = content["README.md"].split(CARD_HEADING.encode())[0].rstrip() + b"\n"
@@ -159,7 +162,7 @@ def _card_section(old: Bundle, found: SiteThreshold, references: int) -> str:
             f"From bundle {old.id} with a site's own ordinary traffic: {references} benign "
             f"references, and thresholds {found.enter:.6f} and {found.leave:.6f} in place of those "
             f"above. {found.above} of the {found.accounts} accounts that set them ever reached the "
-            f"first, each scored with what the other half of them had taught; with "
+            f"first, each scored with what others of them had taught; with "
             f"{found.confidence:.0%} confidence at most {100 * found.max_fpr:g}% of the site's "
             "ordinary accounts do.",
             "",
@@ -221,12 +224,12 @@ class _Seen:
         )  # fmt: skip
 
 
-def _score(scorer: Scorer, chunks: Chunks, label: str, half: int | None = None) -> None:
-    """The log's events, or those of one half of its accounts."""
+def _score(scorer: Scorer, chunks: Chunks, label: str, part: int | None = None) -> None:
+    """The log's events, or those of one part of its accounts."""
     with chunks(label) as events:
         for chunk in events:
             scorer.ingest(
-                [event for event in chunk if half is None or half_of(event.account_id) == half]
+                [event for event in chunk if part is None or part_of(event.account_id) == part]
             )
 
 
@@ -305,11 +308,13 @@ class SiteSample:
         else:
             own[1].add(texts.slot)
 
-    def joined(self, other: SiteSample) -> SiteSample:
-        """The sample of both, whose accounts are different ones."""
-        both = SiteSample()
-        both._kept = {**self._kept, **other._kept}
-        return both
+    @classmethod
+    def join(cls, samples: Iterable[SiteSample]) -> SiteSample:
+        """The sample of several, whose accounts are different ones."""
+        found = cls()
+        for sample in samples:
+            found._kept |= sample._kept
+        return found
 
     def _thin(self) -> None:
         names = sorted(self._kept, key=_hash)[:SAMPLED_ACCOUNTS]

@@ -29,10 +29,9 @@ SIGNS = {
 }  # fmt: skip
 """Which way each feature may speak: worlds are few, and a weight of the other sign would be chance.
 """
-TOUCHED = 2e-3
+TOUCHED = 1e-3
 """Share of ordinary accounts that may be in flagged campaigns at the threshold. More than a third
-of those of a composed world are in groups that look like campaigns, where few are elsewhere; and
-one such group of eighty is more than a thousandth of all."""
+of those of a composed world are in groups that look like campaigns, where few are elsewhere."""
 
 
 def fit_campaigns(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from stillwatch.data.errors import BundleError, InputError, OutputError
 from stillwatch.data.events import Event
+from stillwatch.model.adapt import SITE_PARTS
 from stillwatch.model.bundle import Bundle, load_bundle, manifest_fields, write_bundle
 from stillwatch.model.encoder import TextVectors
 from stillwatch.model.features import SCALARS
@@ -36,15 +37,16 @@ from stillwatch.serving.calibrate import (
     Chunks,
     calibrate,
     check_enough,
-    half_of,
+    part_of,
 )
 from stillwatch.serving.scorer import Scorer
 from tests.support import DIMENSIONS, TinyEncoder, make_events, tiny_bundle, tiny_scorer
 
 ACCOUNTS, RATE = 120, 0.1
 EVENTS = make_events(accounts=ACCOUNTS, each=4)
-HALVES = [
-    {event.account_id for event in EVENTS if half_of(event.account_id) == half} for half in (0, 1)
+PARTS = [
+    {event.account_id for event in EVENTS if part_of(event.account_id) == part}
+    for part in range(SITE_PARTS)
 ]
 
 
@@ -68,7 +70,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module", autouse=True)
 def peaks() -> Iterator[list[np.ndarray]]:
-    """The risks that set the threshold of each calibration so far, the first half's first."""
+    """The risks that set the threshold of each calibration so far, part by part."""
     found: list[np.ndarray] = []
 
     def seen(peaks: np.ndarray, max_fpr: float) -> SiteThreshold:
@@ -118,8 +120,7 @@ def test_ordinary_accounts_are_flagged_as_the_bound_allows(made: Calibrated) -> 
     scorer = tiny_scorer(made.bundle)
     verdicts = scorer.update(EVENTS)
     flagged = {verdict.account_id for verdict in verdicts if verdict.flagged}
-    # The bundle knows them all, so that fewer may be.
-    assert 0 < len(flagged) <= made.threshold.above + 1
+    assert len(flagged) <= RATE * ACCOUNTS
 
 
 def test_references_are_the_site_s_own(bundle: Bundle, made: Calibrated) -> None:
@@ -130,27 +131,34 @@ def test_references_are_the_site_s_own(bundle: Bundle, made: Calibrated) -> None
     np.testing.assert_allclose(np.linalg.norm(index.vectors(), axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_each_half_teaches_what_scores_the_other(
-    bundle: Bundle, made: Calibrated, peaks: list[np.ndarray], tmp_path: Path, half: int
+def test_each_part_teaches_what_scores_the_others(
+    bundle: Bundle, made: Calibrated, peaks: list[np.ndarray], tmp_path: Path
 ) -> None:
     changed = [
         replace(event, prompt=f"{event.prompt} otherwise")
-        if event.account_id in HALVES[half]
+        if event.account_id in PARTS[1]
         else event
         for event in EVENTS
     ]
     again = calibrate(tiny_scorer(bundle), chunks_of(changed), tmp_path / "own", RATE)
     assert again.bundle.content["benign.faiss"] != made.bundle.content["benign.faiss"]
-    # The other half sent the same.
-    before, after = (np.split(own, [len(HALVES[0])])[1 - half] for own in (peaks[0], peaks[-1]))
-    assert not np.allclose(before, after, atol=1e-6)
+    # The other parts sent the same.
+    bounds = np.cumsum([len(part) for part in PARTS])[:-1]
+    before, after = (np.split(own, bounds) for own in (peaks[0], peaks[-1]))
+    for part in (0, 2, 3):
+        assert not np.allclose(before[part], after[part], atol=1e-6)
 
 
 def test_what_the_bundle_learns_from_all_sets_no_threshold(
     bundle: Bundle, made: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration.SiteSample, "joined", lambda own, _: own)
+    join = calibration.SiteSample.join
+
+    def without_the_last(samples: Iterable[calibration.SiteSample]) -> calibration.SiteSample:
+        every = list(samples)
+        return join(every[:-1] if len(every) == SITE_PARTS else every)
+
+    monkeypatch.setattr(calibration.SiteSample, "join", without_the_last)
     found = calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", RATE)
     assert found.threshold == made.threshold
     assert found.bundle.content["benign.faiss"] != made.bundle.content["benign.faiss"]
@@ -218,13 +226,13 @@ def test_the_card_tells_of_the_calibration(bundle: Bundle, made: Calibrated) -> 
     assert f"at most {100 * RATE:g}% of" in card
 
 
-def test_the_log_is_read_three_times_and_in_pieces_of_any_size(
+def test_the_log_is_read_in_pieces_of_any_size(
     bundle: Bundle, made: Calibrated, tmp_path: Path
 ) -> None:
     labels: list[str] = []
     scorer = tiny_scorer(bundle)
     found = calibrate(scorer, chunks_of(EVENTS, labels, size=7), tmp_path / "own", RATE)
-    assert len(labels) == 3
+    assert len(set(labels)) == len(labels) == 1 + SITE_PARTS
     # The centres depend a little on the order in which texts come.
     assert found.threshold.enter == pytest.approx(made.threshold.enter, abs=0.01)
 
@@ -292,26 +300,39 @@ def test_a_log_that_holds_campaigns_is_refused(bundle: Bundle, tmp_path: Path) -
     assert not (tmp_path / "own").exists()
 
 
-@pytest.mark.parametrize("reading", [0, 1, 2])
-def test_campaigns_are_refused_at_every_reading(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: int
-) -> None:
-    calls = itertools.count()
+@pytest.fixture
+def high(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Lets so many accounts have a high risk at one reading of the log."""
     peaks_of: Callable[[Scorer], np.ndarray] = Scorer.peak_risks
 
-    def some_are_high(self: Scorer) -> np.ndarray:
-        peaks = np.minimum(peaks_of(self), 0.5)
-        if next(calls) == reading:
-            peaks[: suspects[0]] = 0.95
-        return peaks
+    def set_high(reading: int, accounts: int) -> None:
+        calls = itertools.count()
 
-    monkeypatch.setattr(Scorer, "peak_risks", some_are_high)
-    suspects = [3 if reading == 0 else 2]
-    with pytest.raises(InputError, match=r"[23] of .* accounts have a risk above"):
+        def some_are_high(self: Scorer) -> np.ndarray:
+            peaks = np.minimum(peaks_of(self), 0.5)
+            if next(calls) == reading:
+                peaks[:accounts] = 0.95
+            return peaks
+
+        monkeypatch.setattr(Scorer, "peak_risks", some_are_high)
+
+    return set_high
+
+
+@pytest.mark.parametrize("reading", [0, SITE_PARTS])
+def test_campaigns_are_refused_at_every_reading(
+    bundle: Bundle, tmp_path: Path, high: Callable[[int, int], None], reading: int
+) -> None:
+    high(reading, 3)
+    with pytest.raises(InputError, match=r"3 of .* accounts have a risk above"):
         calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", RATE)
     assert not (tmp_path / "own").exists()
-    # A single one may be an odd customer.
-    suspects[0], calls = 1, itertools.count()
+
+
+def test_one_odd_customer_is_no_campaign(
+    bundle: Bundle, tmp_path: Path, high: Callable[[int, int], None]
+) -> None:
+    high(SITE_PARTS, 1)
     found = calibrate(tiny_scorer(bundle), chunks_of(EVENTS), tmp_path / "own", RATE)
     assert found.threshold.enter < 0.95
 

@@ -17,7 +17,7 @@ from stillwatch.data.simulator.streams import SHARES
 from stillwatch.model.bundle import Platt
 from stillwatch.training.benchmark.folds import (
     FoldResult,
-    calibrating_halves,
+    calibrating_parts,
 )
 from stillwatch.training.calibration import fit_platt
 from stillwatch.training.framed import FramedStreams
@@ -73,7 +73,7 @@ def is_tested(result: FoldResult, setting: str) -> np.ndarray:
     """Which ordinary accounts are a test, bool (S,): in new traffic a third calibrates."""
     tested = np.ones(len(ordinary(result, setting)), dtype=bool)
     if setting == "new":
-        tested[np.concatenate(calibrating_halves(len(tested)))] = False
+        tested[np.concatenate(calibrating_parts(len(tested)))] = False
     return tested
 
 

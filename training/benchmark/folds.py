@@ -6,8 +6,8 @@ folds alone; then the fold's campaigns are scored against ordinary traffic.
 known traffic: ordinary streams of the other folds' sources and products, other prompts of them;
 the site has calibrated with further ones.
 new traffic: ordinary streams of the held-out fold too. A third of the site's ordinary accounts
-calibrate, as `stillwatch calibrate` does: each half of them is read with what the other half has
-taught and sets the threshold with it; the rest, read with what all have taught, are the test.
+calibrate, as `stillwatch calibrate` does: each part of them is read with what the others have
+taught, and all set the threshold; the rest, read with what all have taught, are the test.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from stillwatch.data.simulator.attacks import compose_attack
 from stillwatch.data.simulator.materials import Materials, split_folds
 from stillwatch.data.simulator.phrases import Phrase
 from stillwatch.data.simulator.streams import SHARES, Stream
+from stillwatch.model.adapt import SITE_PARTS
 from stillwatch.model.parts import split_parts
 from stillwatch.training.benchmark.baselines import Baseline, account_summaries, summary_baselines
 from stillwatch.training.benchmark.event_vectors import event_vectors
@@ -49,11 +50,11 @@ REFERENCE_PROMPTS = 500
 SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
 
 
-def calibrating_halves(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a new site's `count` ordinary accounts that calibrate, a third of all: both halves
-    of them."""
-    rows = np.arange(count)
-    return np.flatnonzero(rows % 6 == 0), np.flatnonzero(rows % 6 == 3)
+def calibrating_parts(count: int) -> list[np.ndarray]:
+    """Rows of a new site's `count` ordinary accounts that calibrate, a third of all, part by
+    part."""
+    rows = np.arange(0, count, 3)
+    return [rows[part::SITE_PARTS] for part in range(SITE_PARTS)]
 
 
 @dataclass(frozen=True)
@@ -187,34 +188,34 @@ def _listed(score: Score, streams: FramedStreams, readers: Readers) -> list[Any]
 class _Sites:
     """What reads a fold's test streams. Both sites have calibrated: the known one with other
     prompts of the sources that it shares with the training, the new one with a third of its own
-    accounts. `taught` know one half of that third each."""
+    accounts. Of `taught` each knows all of that third but one part."""
 
     test: TestSet
     known: Readers
     new: Readers
-    taught: tuple[Readers, Readers]
+    taught: list[Readers]
 
     @classmethod
     def of(cls, bench: Workbench, others: tuple[int, ...], test: TestSet) -> _Sites:
-        halves = calibrating_halves(len(test.ordinary_new))
-        own = [test.ordinary_new.subset(rows) for rows in halves]
+        parts = [
+            test.ordinary_new.subset(rows) for rows in calibrating_parts(len(test.ordinary_new))
+        ]
         return cls(
             test,
             bench.site_readers(others, [bench.folds[n].reference for n in others]),
-            bench.site_readers(others, own),
-            (bench.site_readers(others, own[:1]), bench.site_readers(others, own[1:])),
+            bench.site_readers(others, parts),
+            [bench.site_readers(others, [*parts[:n], *parts[n + 1 :]]) for n in range(len(parts))],
         )
 
     def read(self, read: Callable[[FramedStreams, Readers], list[Any]]) -> dict[str, list[Any]]:
         """What `read` gives for each stream of each set; for those that calibrate, what it gives
-        with readers that the other half has taught."""
+        with readers that the other parts have taught."""
         found = {
             name: read(getattr(self.test, name), self.known if name.endswith("known") else self.new)
             for name in SETS
         }
         streams = self.test.ordinary_new
-        halves = calibrating_halves(len(streams))
-        for rows, readers in zip(halves, reversed(self.taught), strict=True):
+        for rows, readers in zip(calibrating_parts(len(streams)), self.taught, strict=True):
             for row, value in zip(rows, read(streams.subset(rows), readers), strict=True):
                 found["ordinary_new"][row] = value
         return found
