@@ -46,6 +46,7 @@ from stillwatch.training.benchmark.campaigns import (
     shared_infrastructure,
     tied_by_skeletons,
 )
+from stillwatch.training.campaign_readings import read_worlds
 from stillwatch.training.campaigns import crossed_calibrations
 
 TARGET = (
@@ -75,10 +76,11 @@ def main() -> int:
     options = _options()
     detector = Detector.load(options.bundle, threads=options.threads)
     tell("fitting calibrations crosswise")
-    calibrations = crossed_calibrations(
+    halves = read_worlds(
         options.bundle, options.corpora, range(options.seeds), options.threads, tell,
         options.readings,
     )  # fmt: skip
+    calibrations = crossed_calibrations(halves)
     result: dict[str, Any] = {
         "machine": machine(options.threads),
         "bundle": detector.bundle_id,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from stillwatch.model.bundle import load_bundle, manifest_fields, write_bundle
+from stillwatch.training.campaign_readings import read_worlds
 from stillwatch.training.campaigns import fit_campaigns
 from stillwatch.training.card import with_campaigns
 
@@ -29,10 +30,11 @@ def main() -> int:
     parser.add_argument("--readings", type=Path, help="folder that keeps what was read")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    calibration, figures = fit_campaigns(
+    halves = read_worlds(
         options.bundle, options.corpora, range(options.worlds), options.threads,
         lambda text: print(text, file=sys.stderr, flush=True), options.readings,
     )  # fmt: skip
+    calibration, figures = fit_campaigns(halves)
     bundle = load_bundle(options.bundle)
     fields = {**manifest_fields(bundle.manifest), "campaigns": calibration.model_dump()}
     card = with_campaigns(bundle.content[CARD].decode(), calibration, figures)

@@ -8,7 +8,6 @@ Axis letters: N communities, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from stillwatch.model.campaigns.trees import Trees
 from stillwatch.model.thresholds import leave_threshold
 from stillwatch.training.boosting import Boosting, boost
 from stillwatch.training.calibration import fit_platt
-from stillwatch.training.campaign_readings import Communities, Progress, joined, read_worlds
+from stillwatch.training.campaign_readings import Communities, joined
 
 PREVALENCE = 0.02
 """Share of campaigns among communities for which the risk is a probability."""
@@ -35,29 +34,14 @@ of those of a composed world are in groups that look like campaigns, where few a
 
 
 def fit_campaigns(
-    bundle: Path | None,
-    corpora: Path | None,
-    seeds: Sequence[int],
-    threads: int,
-    progress: Progress,
-    readings: Path | None = None,
+    halves: Sequence[Sequence[Communities]],
 ) -> tuple[CampaignCalibration, dict[str, float]]:
-    """A calibration from one world a half and seed, and figures of the crosswise judgement.
-    Arguments as of `read_worlds`."""
-    halves = read_worlds(bundle, corpora, seeds, threads, progress, readings)
+    """A calibration from what `read_worlds` gave, and figures of the crosswise judgement."""
     return calibrate_campaigns([joined(half) for half in halves])
 
 
-def crossed_calibrations(
-    bundle: Path | None,
-    corpora: Path | None,
-    seeds: Sequence[int],
-    threads: int,
-    progress: Progress,
-    readings: Path | None = None,
-) -> list[CampaignCalibration]:
+def crossed_calibrations(halves: Sequence[Sequence[Communities]]) -> list[CampaignCalibration]:
     """For each half of the sealed material a calibration that knows nothing of it."""
-    halves = read_worlds(bundle, corpora, seeds, threads, progress, readings)
     found = []
     for number in range(len(halves)):
         # By world, since a threshold is to be set on what the trees have not seen.

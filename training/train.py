@@ -18,6 +18,7 @@ from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
 from stillwatch.model.features import feature_names
 from stillwatch.model.golden import with_golden
+from stillwatch.training.campaign_readings import read_worlds
 from stillwatch.training.campaigns import fit_campaigns
 from stillwatch.training.card import model_card, with_campaigns
 from stillwatch.training.featurise import Readers
@@ -141,10 +142,11 @@ def _fit(
         plain = write_bundle(
             run_folder / "without-campaigns", with_golden(fields, content, encoder), content
         )
-        campaigns, found = fit_campaigns(
+        halves = read_worlds(
             plain.path, corpora, range(settings.campaign_worlds), threads, progress,
             run_folder / "readings",
         )  # fmt: skip
+        campaigns, found = fit_campaigns(halves)
         fields["campaigns"] = campaigns.model_dump()
         progress(f"composed worlds: {found}")
         content["README.md"] = with_campaigns(card, campaigns, found).encode()
