@@ -44,9 +44,10 @@ MOST_ACCOUNTS, MOST_PROMPTS = 1500, 6000
 """Of a campaign of a world that is composed for fitting."""
 ORDINARY = 3000
 LOOK_ALIKES = 0.3
-PRODUCTS = 0.06
-"""Of all products, so that as many lone accounts share one as among fifty thousand: five to twenty
-customers of one product are what an ordinary site is full of."""
+FORMS = 0.06
+"""Of all products, and of the phrases that customers share, so that as many lone accounts share one
+as among fifty thousand: five to twenty customers of one product, or red teams with one list of
+attacks, are what an ordinary site is full of."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def fitting_plan(half: int, seed: int) -> WorldPlan:
         )
         for _ in range(CAMPAIGNS)
     )
-    return WorldPlan(campaigns, ORDINARY, LOOK_ALIKES, half, seed, products=PRODUCTS)
+    return WorldPlan(campaigns, ORDINARY, LOOK_ALIKES, half, seed, forms=FORMS)
 
 
 def read_world(detector: Detector, world: World, share: float = 1.0) -> Communities:

@@ -220,14 +220,25 @@ def test_readings_come_by_half_and_seed(tmp_path: Path) -> None:
     assert len(told) == 4
 
 
-def test_lone_accounts_share_products_as_on_a_large_site(corpora: Path) -> None:
-    def used(products: float) -> int:
-        plan = replace(WorldPlan((), 60, 0.0, 0, 1), products=products)
-        world = compose_world(plan, world_materials(corpora, 0))
-        known = {product.id for product in world_materials(corpora, 0)[1].products}
-        return len({name for own in world.ordinary for name in own.origins if name in known})
+def test_lone_accounts_share_products_and_phrases_as_on_a_large_site(corpora: Path) -> None:
+    materials = world_materials(corpora, 0)
+    products = {product.id for product in materials[1].products}
+    # What stands around what a red team asks.
+    frames = {max(p.text.split("{slot}"), key=len) for p in materials[1].phrases["redteam"]}
 
-    assert used(0.002) < 12 < 25 < used(1.0)
+    def used(forms: float) -> tuple[int, int]:
+        plan = WorldPlan((), 150, 0.0, 0, 1, forms=forms)
+        lone = compose_world(plan, materials).ordinary
+        prompts = {event.prompt for own in lone for event in own.events}
+        return (
+            len({name for own in lone for name in own.origins if name in products}),
+            sum(any(frame in prompt for prompt in prompts) for frame in frames),
+        )
+
+    few, single = used(0.002)
+    many, several = used(1.0)
+    assert few < 12 < 25 < many
+    assert single <= 1 < several
 
 
 def test_joined_is_all_of_them() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.streams import Stream
 from stillwatch.training.composition import PARTS, TEST_PARTS
 
+T = TypeVar("T")
+
 HALVES = 2
 """Sealed wrappers and products are dealt into halves: what is fitted on one is tested on the
 other."""
@@ -38,6 +41,9 @@ PROMPT_CHARS = 2500
 """Longer prompts of the corpora are left out, as in training."""
 MIN_VARIETY = 30
 """Different prompts that a wrapper without a slot must make to carry a campaign."""
+SHARED_PHRASES = ("redteam", "jailbreak_try", "evaluate", "new_model")
+"""Kinds of phrase that customers who do not know one another send as they stand, whatever language
+they speak."""
 BARE_SHARE = 0.08
 """Of campaigns that send prompts of a benchmark or an instruction set as they stand."""
 
@@ -57,7 +63,8 @@ LOOK_ALIKE_GROUPS: dict[str, tuple[int, int, int]] = {
 @dataclass(frozen=True)
 class WorldPlan:
     """`look_alikes` multiplies LOOK_ALIKE_GROUPS; `ordinary` accounts come beside those, of at most
-    `longest` events, as customers of a share of all `products`."""
+    `longest` events; they are customers of a share of all products and say a share of the phrases
+    of SHARED_PHRASES, both `forms`."""
 
     campaigns: tuple[CampaignPlan, ...]
     ordinary: int
@@ -65,7 +72,7 @@ class WorldPlan:
     half: int
     seed: int
     longest: int = 20
-    products: float = 1.0
+    forms: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,18 +142,26 @@ def compose_world(plan: WorldPlan, materials: tuple[Materials, Materials]) -> Wo
             accounts = round(np.exp(rng.uniform(np.log(fewest), np.log(most))))
             name = f"{kind}-{plan.half}-{plan.seed}-{number}"
             groups.append(compose_group(rng, ordinary, name, kind, accounts))
-    used = ordinary
-    if plan.products < 1:
-        drawn = rng.permutation(len(ordinary.products))[
-            : round(plan.products * len(ordinary.products))
-        ]
-        used = replace(ordinary, products=tuple(ordinary.products[int(n)] for n in drawn))
+    used = _crowded(rng, ordinary, plan.forms) if plan.forms < 1 else ordinary
     lone = []
     for number in range(plan.ordinary):
         account = f"ordinary-{plan.half}-{plan.seed}-{number}"
         stream = compose_ordinary(rng, used, account, longest=plan.longest)
         lone.append(with_metadata(rng, stream, account))
     return World(tuple(groups), tuple(lone), plans)
+
+
+def _crowded(rng: np.random.Generator, materials: Materials, share: float) -> Materials:
+    """Materials with a share of the products and of each kind of SHARED_PHRASES."""
+
+    def dealt(known: tuple[T, ...]) -> tuple[T, ...]:
+        kept = max(round(share * len(known)), 1)
+        return tuple(known[int(n)] for n in rng.permutation(len(known))[:kept])
+
+    phrases = {kind: dealt(materials.phrases[kind]) for kind in SHARED_PHRASES}
+    return replace(
+        materials, products=dealt(materials.products), phrases={**materials.phrases, **phrases}
+    )
 
 
 def world_materials(corpora: Path | None, half: int) -> tuple[Materials, Materials]:
