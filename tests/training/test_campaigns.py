@@ -8,6 +8,7 @@ import pytest
 
 from stillwatch.data.errors import InputError
 from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
+from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.timing import START_S
 from stillwatch.model.campaigns.risk import FEATURES
 from stillwatch.model.detector import Detector
@@ -223,22 +224,20 @@ def test_readings_come_by_half_and_seed(tmp_path: Path) -> None:
 def test_lone_accounts_share_products_and_phrases_as_on_a_large_site(corpora: Path) -> None:
     materials = world_materials(corpora, 0)
     products = {product.id for product in materials[1].products}
-    # What stands around what a red team asks.
-    frames = {max(p.text.split("{slot}"), key=len) for p in materials[1].phrases["redteam"]}
+    kinds = ("evaluate", "new_model", "jailbreak_try")
+    phrases = {phrase.text for kind in kinds for phrase in load_phrases()[kind]}
 
     def used(forms: float) -> tuple[int, int]:
-        plan = WorldPlan((), 150, 0.0, 0, 1, forms=forms)
-        lone = compose_world(plan, materials).ordinary
-        prompts = {event.prompt for own in lone for event in own.events}
+        lone = compose_world(WorldPlan((), 150, 0.0, 0, 1, forms=forms), materials).ordinary
         return (
             len({name for own in lone for name in own.origins if name in products}),
-            sum(any(frame in prompt for prompt in prompts) for frame in frames),
+            len(phrases & {event.prompt for own in lone for event in own.events}),
         )
 
     few, single = used(0.002)
     many, several = used(1.0)
-    assert few < 12 < 25 < many
-    assert single <= 1 < several
+    assert few < 20 < 50 < many
+    assert single <= 3 < 15 < several
 
 
 def test_joined_is_all_of_them() -> None:
