@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -83,6 +85,19 @@ class FramedStreams:
             self.times[events], self.scalars[events], self.attack[events],
             self.labels[events], self.origins[events],
         )  # fmt: skip
+
+    @classmethod
+    def join(cls, sets: Sequence[FramedStreams]) -> FramedStreams:
+        """All streams of all sets; their ids must be of one table."""
+        starts = np.cumsum([0, *(own.offsets[-1] for own in sets)])
+        offsets = [own.offsets[:-1] + start for own, start in zip(sets, starts[:-1], strict=True)]
+        joined: dict[str, Any] = {"offsets": np.concatenate([*offsets, starts[-1:]])}
+        for item in fields(cls):
+            if item.name not in joined:
+                values = [getattr(own, item.name) for own in sets]
+                listed = isinstance(values[0], tuple)
+                joined[item.name] = tuple(chain(*values)) if listed else np.concatenate(values)
+        return cls(**joined)
 
     def intent_matrix(self, names: Sequence[str]) -> np.ndarray:
         """float32 (S, I): 1 where the stream has the intent."""

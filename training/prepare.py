@@ -19,7 +19,7 @@ from stillwatch.model.encoder_export import cached_encoder
 from stillwatch.model.sentence import sha256_of
 from stillwatch.model.templates import Template, embedding_text, load_library
 from stillwatch.model.text import normalise
-from stillwatch.training.benchmark.folds import TestSet, compose_tests
+from stillwatch.training.benchmark.fold_tests import TestSet, compose_tests
 from stillwatch.training.composition import all_materials, available_intents, compose_folds
 from stillwatch.training.fit_heads import NgramTable
 from stillwatch.training.framed import TextTable

@@ -15,7 +15,7 @@ from stillwatch.model.thresholds import accounts_needed
 
 _NEVER_ZERO = frozenset(
     ("source_prompts", "prompt_chars", "attacks", "ordinary", "reference", "forms", "test_attacks",
-     "test_known", "test_new", "test_longest", "members", "width", "layers", "heads", "key",
+     "test_ordinary", "test_longest", "members", "width", "layers", "heads", "key",
      "longest", "epochs", "learning_rate", "batch_events", "head_examples")
 )  # fmt: skip
 
@@ -36,8 +36,8 @@ class Composition:
         buried: share of the attacking accounts trained on, and of their ordinary twins, whose
             prompts stand behind ordinary text.
         test_attacks: attacking accounts of each intent and share in each fold's test.
-        test_known: ordinary accounts in each fold's test of known traffic.
-        test_new: likewise of new traffic, of which a third calibrates.
+        test_ordinary: ordinary accounts in each fold's test of new traffic, and as many in that of
+            known traffic.
         test_longest: events of a test stream at most.
         hold_out: sources, wrapper families, wrappers, products or trades never to be used.
     """
@@ -50,9 +50,8 @@ class Composition:
     reference: int = 300
     forms: int | None = None
     buried: float = 0.08
-    test_attacks: int = 20
-    test_known: int = 1000
-    test_new: int = 2000
+    test_attacks: int = 12
+    test_ordinary: int = 2000
     test_longest: int = MAX_EVENTS
     hold_out: list[str] = field(default_factory=list)
 

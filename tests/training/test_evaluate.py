@@ -19,7 +19,7 @@ SETTINGS = Settings(
     calibration_folds=1,
     composition=Composition(
         folds=3, attacks=18, ordinary=24, reference=10, source_prompts=40, forms=20,
-        test_attacks=1, test_known=36, test_new=36, test_longest=60,
+        test_attacks=1, test_ordinary=36, test_longest=60,
     ),
     optimisation=Optimisation(epochs=2, longest=32, head_examples=1500, width=16, key=4),
 )  # fmt: skip
@@ -38,7 +38,7 @@ def test_a_fold_is_trained_tested_and_reported(
     saved = json.loads((tmp_path / "report" / "results.json").read_text())
     assert saved["folds"] == [2]
     assert saved["accounts"]["ordinary known"] == 36
-    assert saved["accounts"]["ordinary new"] == 24
+    assert saved["accounts"]["ordinary new"] == 36
     assert set(figures["settings"]["known"]["methods"]) == {
         "stillwatch", "logistic regression", "gradient boosting", "nearest template",
         "best single prompt", "mean discrepancy", "PRADA",

@@ -21,7 +21,7 @@ def test_every_fault_is_told_at_once() -> None:
         prevalence=0.0,
         max_fpr=0.7,
         calibration_folds=9,
-        composition=Composition(folds=2, attacks=-1, test_known=-5),
+        composition=Composition(folds=2, attacks=-1, test_ordinary=-5),
         optimisation=Optimisation(width=30, heads=4, learning_rate=-0.1),
     )
     with pytest.raises(ConfigError) as caught:
@@ -35,7 +35,7 @@ def test_every_fault_is_told_at_once() -> None:
         "max_fpr must lie in (0, 0.5), however: 0.7",
         "calibration_folds must be 1 to 2, however: 9",
         "attacks must be finite and not negative, however: -1",
-        "test_known must be finite and not negative, however: -5",
+        "test_ordinary must be finite and not negative, however: -5",
         "learning_rate must be finite and not negative, however: -0.1",
         "width must be a multiple of heads, however: 30 and 4",
     ):

@@ -15,10 +15,7 @@ from sklearn.metrics import precision_recall_curve
 
 from stillwatch.data.simulator.streams import SHARES
 from stillwatch.model.bundle import Platt
-from stillwatch.training.benchmark.folds import (
-    FoldResult,
-    calibrating_parts,
-)
+from stillwatch.training.benchmark.folds import FoldResult
 from stillwatch.training.calibration import fit_platt
 from stillwatch.training.framed import FramedStreams
 from stillwatch.training.metrics import bootstrap, threshold_at
@@ -38,11 +35,8 @@ def summarise(results: list[FoldResult], settings: Settings) -> dict[str, Any]:
     """Every figure of both settings, by the names that the report reads."""
     rng = np.random.default_rng(settings.seed)
     accounts = {
-        f"{who} {setting}": sum(
-            int(is_tested(r, setting).sum()) if who == "ordinary" else len(attacks(r, setting))
-            for r in results
-        )
-        for who in ("attacks", "ordinary")
+        f"{who} {setting}": sum(len(of(result, setting)) for result in results)
+        for who, of in (("attacks", attacks), ("ordinary", ordinary))
         for setting in SETTINGS
     }
     return {
@@ -63,37 +57,26 @@ def attacks(result: FoldResult, setting: str) -> FramedStreams:
 
 
 def ordinary(result: FoldResult, setting: str) -> FramedStreams:
-    """The ordinary test streams of a setting, those that calibrate among them."""
+    """The ordinary test streams of a setting."""
     streams = getattr(result.test, f"ordinary_{setting}")
     assert isinstance(streams, FramedStreams)
     return streams
 
 
-def is_tested(result: FoldResult, setting: str) -> np.ndarray:
-    """Which ordinary accounts are a test, bool (S,): in new traffic a third calibrates."""
-    tested = np.ones(len(ordinary(result, setting)), dtype=bool)
-    if setting == "new":
-        tested[np.concatenate(calibrating_parts(len(tested)))] = False
-    return tested
-
-
 def threshold(result: FoldResult, method: str, setting: str, rate: float) -> float:
     """known: what lets `rate` of the fold's ordinary test accounts through. new: what lets
     `rate` of the accounts that calibrate through."""
-    scores = getattr(result.scores[method], f"ordinary_{setting}")
-    if setting == "known":
-        return threshold_at(scores, rate)
-    return threshold_at(scores[~is_tested(result, setting)], rate)
+    scores = result.scores[method]
+    return threshold_at(scores.ordinary_known if setting == "known" else scores.calibrating, rate)
 
 
 def flags(
     result: FoldResult, method: str, setting: str, rate: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which attacks and which tested ordinary accounts lie above the threshold, bool each."""
+    """Which attacks and which ordinary accounts lie above the threshold, bool each."""
     scores = result.scores[method]
     at = threshold(result, method, setting, rate)
-    ordinary_scores = getattr(scores, f"ordinary_{setting}")[is_tested(result, setting)]
-    return getattr(scores, f"attacks_{setting}") > at, ordinary_scores > at
+    return getattr(scores, f"attacks_{setting}") > at, getattr(scores, f"ordinary_{setting}") > at
 
 
 def cells(streams: FramedStreams, intents: list[str]) -> np.ndarray:
@@ -164,8 +147,7 @@ def _one_rate(
         false.append(wrong)
         cell_of.append(cells(streams, intents))
         groups += _origins(streams)
-        own = is_tested(result, setting)
-        false_groups += [o for o, kept in zip(_origins(others), own, strict=True) if kept]
+        false_groups += _origins(others)
     hit, cell = np.concatenate(hits).astype(float), np.concatenate(cell_of)
     wrong = np.concatenate(false).astype(float)
     by_cell = [
@@ -191,7 +173,7 @@ def _curve(
     ranks, truth, weights = [], [], []
     for result in results:
         scores = result.scores[method]
-        good = getattr(scores, f"ordinary_{setting}")[is_tested(result, setting)]
+        good = getattr(scores, f"ordinary_{setting}")
         bad = getattr(scores, f"attacks_{setting}")
         ordered = np.sort(good)
         for own, label, share in ((good, 0, 1 - prevalence), (bad, 1, prevalence)):
@@ -244,10 +226,7 @@ def _calibration(
     good, bad = (
         np.concatenate(parts)[::step]
         for parts in (
-            [
-                getattr(r.scores[OURS], f"ordinary_{setting}")[is_tested(r, setting)]
-                for r in rest or results
-            ],
+            [getattr(r.scores[OURS], f"ordinary_{setting}") for r in rest or results],
             [getattr(r.scores[OURS], f"attacks_{setting}") for r in rest or results],
         )
     )
@@ -259,7 +238,7 @@ def _reliability(results: list[FoldResult], setting: str, prevalence: float) -> 
     risks, truth, weights = [], [], []
     for result in results:
         scores = result.scores[OURS]
-        good = getattr(scores, f"ordinary_{setting}")[is_tested(result, setting)]
+        good = getattr(scores, f"ordinary_{setting}")
         bad = getattr(scores, f"attacks_{setting}")
         if len(results) == 1:
             good, bad = good[1::2], bad[1::2]
@@ -300,7 +279,7 @@ def _ordinary_by(results: list[FoldResult], setting: str, group: Group) -> dict[
     for result in results:
         _, wrong = flags(result, OURS, setting, MAIN_RATE)
         streams = ordinary(result, setting)
-        names = [group(streams, int(n)) for n in np.flatnonzero(is_tested(result, setting))]
+        names = [group(streams, number) for number in range(len(streams))]
         rows += zip(names, wrong.tolist(), strict=True)
     return _counted(rows, "flagged")
 
@@ -374,9 +353,7 @@ def _worst(results: list[FoldResult], setting: str, settings: Settings) -> dict[
             (f"attacks_{setting}", attacks(result, setting), missed, -1),
         ):
             scores = getattr(result.scores[OURS], name)
-            eligible = is_tested(result, setting) if sign > 0 else np.ones(len(scores), dtype=bool)
-            order = [n for n in np.argsort(-sign * scores) if eligible[n]]
-            for number in order[:WORST]:
+            for number in np.argsort(-sign * scores)[:WORST]:
                 if sign * (scores[number] - at) <= 0:
                     break
                 described = _describe(result, name, streams, int(number), settings, platt)

@@ -3,11 +3,12 @@
 For each fold, heads, template index, benign references and classifier are made from the other
 folds alone; then the fold's campaigns are scored against ordinary traffic.
 
-known traffic: ordinary streams of the other folds' sources and products, other prompts of them;
+known traffic: ordinary accounts of the other folds' sources and products, other prompts of them;
 the site has calibrated with further ones.
-new traffic: ordinary streams of the held-out fold too. A third of the site's ordinary accounts
-calibrate, as `stillwatch calibrate` does: each part of them is read with what the others have
-taught, and all set the threshold; the rest, read with what all have taught, are the test.
+new traffic: ordinary accounts of the held-out fold too. The site calibrates as `stillwatch
+calibrate` does, with those that other tests train on: each part of them is read with what the
+others have taught, and all set the threshold; the tested accounts, of other prompts, are read with
+what all have taught.
 """
 
 from __future__ import annotations
@@ -20,111 +21,34 @@ from typing import Any
 
 import numpy as np
 
-from stillwatch.data.simulator.attacks import compose_attack
-from stillwatch.data.simulator.materials import Materials, split_folds
-from stillwatch.data.simulator.phrases import Phrase
-from stillwatch.data.simulator.streams import SHARES, Stream
 from stillwatch.model.adapt import SITE_PARTS
 from stillwatch.model.parts import split_parts
 from stillwatch.training.benchmark.baselines import Baseline, account_summaries, summary_baselines
 from stillwatch.training.benchmark.event_vectors import event_vectors
+from stillwatch.training.benchmark.fold_tests import SETS, TestSet
 from stillwatch.training.benchmark.mmd import MmdTest
 from stillwatch.training.benchmark.prada import prada_scores
 from stillwatch.training.benchmark.single_prompt import SinglePrompt
-from stillwatch.training.composition import (
-    PARTS,
-    TEST_PARTS,
-    available_intents,
-    compose_framed,
-    compose_ordinaries,
-)
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
-from stillwatch.training.framed import FramedStreams, TextTable
-from stillwatch.training.settings import Settings
+from stillwatch.training.framed import FramedStreams
 from stillwatch.training.vectors import VectorTable
 from stillwatch.training.workbench import Workbench
 
 EXCERPT_CHARS = 300
 REFERENCE_PROMPTS = 500
-SETS = ("attacks_known", "attacks_new", "ordinary_known", "ordinary_new")
-
-
-def calibrating_parts(count: int) -> list[np.ndarray]:
-    """Rows of a new site's `count` ordinary accounts that calibrate, a third of all, part by
-    part."""
-    rows = np.arange(0, count, 3)
-    return [rows[part::SITE_PARTS] for part in range(SITE_PARTS)]
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """One fold's test streams: attacks under known and under new cover, ordinary of both."""
-
-    __test__ = False
-    attacks_known: FramedStreams
-    attacks_new: FramedStreams
-    ordinary_known: FramedStreams
-    ordinary_new: FramedStreams
-
-
-def compose_tests(
-    materials: Materials,
-    settings: Settings,
-    table: TextTable,
-    progress: Callable[[str], None],
-    processes: int = 1,
-    only: list[int] | None = None,
-) -> dict[int, TestSet]:
-    """Test streams of every fold or of those in `only`; the folds are those of training."""
-    plan = settings.composition
-    parts = split_folds(materials, plan.folds)
-    wanted = list(range(plan.folds)) if only is None else only
-    progress(f"composing {len(wanted)} folds of test streams")
-
-    def compose(number: int, name: str) -> list[Stream]:
-        part = parts[number]
-        known = [own for n, own in enumerate(parts) if n != number]
-        cover = _union(known).portion(TEST_PARTS, PARTS) if name.endswith("known") else part
-        rng = np.random.default_rng([settings.seed, 41, number, SETS.index(name)])
-        if name.startswith("ordinary"):
-            count = plan.test_known if name.endswith("known") else plan.test_new
-            return compose_ordinaries(rng, cover, count, f"t{number}{name}", plan.test_longest)
-        cells = [(i, s) for i in available_intents(part, settings.intents) for s in SHARES]
-        return [
-            compose_attack(
-                rng, part, cover, f"t{number}{name}{c}-{k}", intent, share, plan.test_longest
-            )
-            for c, (intent, share) in enumerate(cells)
-            for k in range(plan.test_attacks)
-        ]
-
-    jobs = [partial(compose, number, name) for number in wanted for name in SETS]
-    framed = iter(compose_framed(jobs, table, processes))
-    return {number: TestSet(**{name: next(framed) for name in SETS}) for number in wanted}
-
-
-def _union(parts: list[Materials]) -> Materials:
-    phrases: dict[str, tuple[Phrase, ...]] = {}
-    for part in parts:
-        for kind, own in part.phrases.items():
-            phrases[kind] = (*phrases.get(kind, ()), *own)
-    return Materials(
-        tuple(s for part in parts for s in part.sources),
-        tuple(w for part in parts for w in part.wrappers),
-        tuple(p for part in parts for p in part.products),
-        phrases,
-    )
 
 
 @dataclass
 class Scores:
-    """Scores of one fold's test by one method: higher is more suspicious, one an account."""
+    """Scores of one fold's test by one method, and of the accounts with which the new site
+    calibrates: higher is more suspicious, one an account."""
 
     attacks_known: np.ndarray
     attacks_new: np.ndarray
     ordinary_known: np.ndarray
     ordinary_new: np.ndarray
+    calibrating: np.ndarray
 
 
 @dataclass
@@ -160,7 +84,7 @@ def evaluate_fold(
     classifier = fit_classifier(
         training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number
     )
-    sites = _Sites.of(bench, others, test)
+    sites = _Sites.of(bench, number, test)
     result = FoldResult(number, test, texts=bench.texts)
 
     def logits(streams: FramedStreams, readers: Readers) -> list[np.ndarray]:
@@ -173,7 +97,7 @@ def evaluate_fold(
         bench.progress(f"baselines without fold {number + 1}")
         for name, score in _fit_baselines(bench, others).items():
             found = sites.read(partial(_listed, score))
-            result.scores[name] = Scores(**{own: np.array(found[own]) for own in SETS})
+            result.scores[name] = Scores(**{own: np.array(values) for own, values in found.items()})
     return result
 
 
@@ -187,37 +111,43 @@ def _listed(score: Score, streams: FramedStreams, readers: Readers) -> list[Any]
 @dataclass(frozen=True)
 class _Sites:
     """What reads a fold's test streams. Both sites have calibrated: the known one with other
-    prompts of the sources that it shares with the training, the new one with a third of its own
-    accounts. Of `taught` each knows all of that third but one part."""
+    prompts of the sources that it shares with the training, the new one with ordinary accounts of
+    its own, in parts. Of `taught` each knows all of those parts but one."""
 
     test: TestSet
+    parts: list[FramedStreams]
     known: Readers
     new: Readers
     taught: list[Readers]
 
     @classmethod
-    def of(cls, bench: Workbench, others: tuple[int, ...], test: TestSet) -> _Sites:
-        parts = [
-            test.ordinary_new.subset(rows) for rows in calibrating_parts(len(test.ordinary_new))
-        ]
+    def of(cls, bench: Workbench, number: int, test: TestSet) -> _Sites:
+        others = tuple(n for n in range(len(bench.folds)) if n != number)
+        own = bench.folds[number]
+        ordinary = np.flatnonzero(~own.streams.is_attack)
+        site = FramedStreams.join([own.streams.subset(ordinary), own.reference])
+        order = np.random.default_rng([bench.settings.seed, 47, number]).permutation(len(site))
+        parts = [site.subset(rows) for rows in np.array_split(order, SITE_PARTS)]
         return cls(
             test,
+            parts,
             bench.site_readers(others, [bench.folds[n].reference for n in others]),
             bench.site_readers(others, parts),
-            [bench.site_readers(others, [*parts[:n], *parts[n + 1 :]]) for n in range(len(parts))],
+            [bench.site_readers(others, [*parts[:n], *parts[n + 1 :]]) for n in range(SITE_PARTS)],
         )
 
     def read(self, read: Callable[[FramedStreams, Readers], list[Any]]) -> dict[str, list[Any]]:
-        """What `read` gives for each stream of each set; for those that calibrate, what it gives
-        with readers that the other parts have taught."""
+        """What `read` gives for each stream of each set, and of the accounts that calibrate, each
+        part of them with readers that the other parts have taught."""
         found = {
             name: read(getattr(self.test, name), self.known if name.endswith("known") else self.new)
             for name in SETS
         }
-        streams = self.test.ordinary_new
-        for rows, readers in zip(calibrating_parts(len(streams)), self.taught, strict=True):
-            for row, value in zip(rows, read(streams.subset(rows), readers), strict=True):
-                found["ordinary_new"][row] = value
+        found["calibrating"] = [
+            value
+            for part, readers in zip(self.parts, self.taught, strict=True)
+            for value in read(part, readers)
+        ]
         return found
 
 
