@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from stillwatch.model.adapt import SITE_PARTS
 from stillwatch.model.parts import split_parts
-from stillwatch.training.benchmark.baselines import Baseline, account_summaries, summary_baselines
+from stillwatch.training.benchmark.baselines import account_summaries, summary_baselines
 from stillwatch.training.benchmark.event_vectors import event_vectors
 from stillwatch.training.benchmark.fold_tests import SETS, TestSet
 from stillwatch.training.benchmark.mmd import MmdTest
@@ -95,17 +94,11 @@ def evaluate_fold(
     result.scores["stillwatch"] = Scores(**final)
     if baselines:
         bench.progress(f"baselines without fold {number + 1}")
-        for name, score in _fit_baselines(bench, others).items():
-            found = sites.read(partial(_listed, score))
-            result.scores[name] = Scores(**{own: np.array(values) for own, values in found.items()})
+        found = sites.read(_fit_baselines(bench, others))
+        for name in found["calibrating"][0]:
+            columns = {own: np.array([row[name] for row in rows]) for own, rows in found.items()}
+            result.scores[name] = Scores(**columns)
     return result
-
-
-Score = Callable[[FramedStreams, Readers], np.ndarray]
-
-
-def _listed(score: Score, streams: FramedStreams, readers: Readers) -> list[Any]:
-    return list(score(streams, readers))
 
 
 @dataclass(frozen=True)
@@ -151,30 +144,30 @@ class _Sites:
         return found
 
 
-def _fit_baselines(bench: Workbench, folds: tuple[int, ...]) -> dict[str, Score]:
-    """What the detector is compared with, fitted on the same training streams."""
+def _fit_baselines(
+    bench: Workbench, folds: tuple[int, ...]
+) -> Callable[[FramedStreams, Readers], list[dict[str, float]]]:
+    """What the detector is compared with, fitted on the same training streams: gives for each
+    stream its score by every baseline."""
     vectors, seed = bench.vectors, bench.settings.seed
     sets = [bench.folds[n].streams for n in folds]
     attacking = np.concatenate([streams.is_attack for streams in sets])
-    summaries, summaries_attack = _training_summaries(bench, folds)
+    of_summaries = summary_baselines(*_training_summaries(bench, folds), seed)
     single = SinglePrompt().fit(sets, vectors, seed)
     reference = _reference_vectors([bench.folds[n].reference for n in folds], vectors, seed)
     discrepancy = MmdTest(reference).fit(sets, vectors, attacking)
 
-    def summarised(baseline: Baseline) -> Score:
-        return lambda streams, readers: baseline.score(
-            account_summaries([streams], vectors, readers.templates, readers.benign)
-        )
+    def score(streams: FramedStreams, readers: Readers) -> list[dict[str, float]]:
+        summaries = account_summaries([streams], vectors, readers.templates, readers.benign)
+        scores = {
+            **{baseline.name: baseline.score(summaries) for baseline in of_summaries},
+            "best single prompt": single.score(streams, vectors),
+            "mean discrepancy": discrepancy.score(streams, vectors),
+            "PRADA": prada_scores(streams, vectors),
+        }
+        return [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
 
-    return {
-        **{
-            baseline.name: summarised(baseline)
-            for baseline in summary_baselines(summaries, summaries_attack, seed)
-        },
-        "best single prompt": lambda streams, _: single.score(streams, vectors),
-        "mean discrepancy": lambda streams, _: discrepancy.score(streams, vectors),
-        "PRADA": lambda streams, _: prada_scores(streams, vectors),
-    }
+    return score
 
 
 def _reference_vectors(sets: list[FramedStreams], vectors: VectorTable, seed: int) -> np.ndarray:
