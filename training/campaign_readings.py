@@ -53,15 +53,18 @@ attacks, are what an ordinary site is full of."""
 @dataclass(frozen=True)
 class Communities:
     """What was read: features float64 (N, F), the share of evidence events that are attack prompts
-    float64 (N,), the share of its campaign's accounts that each holds float64 (N,), accounts and
-    ordinary accounts int64 (N,); `ordinary` accounts there were in all."""
+    float64 (N,), the share of its campaign's accounts that each holds float64 (N,), accounts,
+    ordinary accounts and those of them that are in no look-alike group int64 (N,); `ordinary` and
+    `lone` accounts there were in all."""
 
     features: np.ndarray
     attack: np.ndarray
     whole: np.ndarray
     accounts: np.ndarray
     ordinary_accounts: np.ndarray
+    lone_accounts: np.ndarray
     ordinary: int
+    lone: int
 
 
 def read_worlds(
@@ -96,7 +99,8 @@ def _read_seed(
     kept = readings and readings / f"{detector.state_id}-{half}-{seed}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:
-            return Communities(**{**arrays, "ordinary": int(arrays["ordinary"])})
+            counts = {name: int(arrays[name]) for name in ("ordinary", "lone")}
+            return Communities(**{**arrays, **counts})
     world = compose_world(fitting_plan(half, seed), _materials(corpora, half))
     rng = np.random.default_rng([seed, half, 73])
     # In part, too: a campaign is to be seen before it has ended.
@@ -155,13 +159,17 @@ def read_world(detector: Detector, world: World, share: float = 1.0) -> Communit
     owner = {s.account_id: n for n, g in enumerate(world.groups) if g.intent for s in g.streams}
     campaign = np.array([owner.get(name, -1) for name in index.accounts], dtype=np.int64)
     ordinary = campaign < 0
+    alone = {stream.account_id for stream in world.ordinary}
+    lone = np.array([name in alone for name in index.accounts], dtype=bool)
     return Communities(
         feature_rows([own.features for own in readings]),
         np.array([attack_event[own.events].mean() for own in readings]),
         np.array([_whole(own.accounts, campaign) for own in communities]),
         np.array([len(own.accounts) for own in communities]),
         np.array([int(ordinary[own.accounts].sum()) for own in communities]),
+        np.array([int(lone[own.accounts].sum()) for own in communities]),
         int(ordinary.sum()),
+        int(lone.sum()),
     )
 
 
@@ -181,5 +189,7 @@ def joined(parts: Sequence[Communities]) -> Communities:
         np.concatenate([part.whole for part in parts]),
         np.concatenate([part.accounts for part in parts]),
         np.concatenate([part.ordinary_accounts for part in parts]),
+        np.concatenate([part.lone_accounts for part in parts]),
         sum(part.ordinary for part in parts),
+        sum(part.lone for part in parts),
     )

@@ -29,8 +29,11 @@ SIGNS = {
 """Which way each feature may speak: worlds are few, and a weight of the other sign would be chance.
 """
 TOUCHED = 1e-3
-"""Share of ordinary accounts that may be in flagged campaigns at the threshold. More than a third
-of those of a composed world are in groups that look like campaigns, where few are elsewhere."""
+"""Share of a site's ordinary accounts that may be in flagged campaigns at the threshold."""
+LONE = 0.78
+"""Share of a site's ordinary accounts that are in no group that looks like a campaign. In composed
+worlds it is less than half, so that there are groups enough to learn from; each side counts as on
+a site."""
 
 
 def fit_campaigns(
@@ -75,6 +78,9 @@ def calibrate_campaigns(
         "ordinary accounts": every.ordinary,
         "ordinary accounts in flagged campaigns": int(
             every.ordinary_accounts[flagged & ordinary].sum()
+        ),
+        "ordinary accounts touched, share": round(
+            float(touched_share(every)[flagged & ordinary].sum()), 6
         ),
     }
     calibration = CampaignCalibration(
@@ -122,12 +128,20 @@ def is_ordinary(read: Communities) -> np.ndarray:
     return (read.attack < 0.1) & (read.ordinary_accounts > 0)
 
 
+def touched_share(read: Communities) -> np.ndarray:
+    """What share of a site's ordinary accounts each community touches if it is flagged, (N,)."""
+    groups = read.ordinary_accounts - read.lone_accounts
+    of_lone = read.lone_accounts / max(read.lone, 1)
+    of_groups = groups / max(read.ordinary - read.lone, 1)
+    return np.asarray(LONE * of_lone + (1 - LONE) * of_groups)
+
+
 def _threshold(read: Communities, logits: np.ndarray) -> float:
     """The lowest logit above which the share of ordinary accounts touched is at most TOUCHED."""
     ordinary = read.attack < 0.1
     order = np.argsort(-logits[ordinary])
-    touched = np.cumsum(read.ordinary_accounts[ordinary][order])
-    over = np.flatnonzero(touched > TOUCHED * read.ordinary)
+    touched = np.cumsum(touched_share(read)[ordinary][order])
+    over = np.flatnonzero(touched > TOUCHED)
     if not len(over):
         return float(logits.min())
     # Just above the first one that would be too many.

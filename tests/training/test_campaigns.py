@@ -34,7 +34,14 @@ from stillwatch.training.campaign_readings import (
     read_world,
     read_worlds,
 )
-from stillwatch.training.campaigns import TOUCHED, calibrate_campaigns, is_campaign, is_ordinary
+from stillwatch.training.campaigns import (
+    LONE,
+    TOUCHED,
+    calibrate_campaigns,
+    is_campaign,
+    is_ordinary,
+    touched_share,
+)
 from tests.model.campaigns.campaign_support import calibration, indexed
 from tests.support import TinyEncoder, tiny_bundle
 
@@ -150,22 +157,35 @@ def made(seed: int, campaigns: int = 30, ordinary: int = 120) -> Communities:
     contribution, kinship = FEATURES.index("contribution"), FEATURES.index("kinship")
     features[:, contribution] += np.where(attack > 0, 2.5, -2.5)
     features[:, kinship] += np.where(attack > 0, -2.5, 2.5)
-    return Communities(
-        features, attack, attack.copy(), accounts, np.where(attack > 0, 0, accounts),
-        int(accounts[attack == 0].sum()) + 1000,
-    )  # fmt: skip
+    own, total = np.where(attack > 0, 0, accounts), int(accounts[attack == 0].sum()) + 1000
+    # Some are groups that look like campaigns, the others lone ones with something in common.
+    lone = np.where(np.arange(count) % 3 == 0, own, 0)
+    return Communities(features, attack, attack.copy(), accounts, own, lone, total, total // 2)
 
 
 def test_a_calibration_finds_campaigns_and_touches_few() -> None:
     told, figures = calibrate_campaigns([made(1), made(2), made(3)], QUICK)
     assert figures["campaigns flagged"] > 0.7
-    assert (
-        figures["ordinary accounts in flagged campaigns"] <= TOUCHED * figures["ordinary accounts"]
-    )
+    assert figures["ordinary accounts touched, share"] <= TOUCHED
     unseen = made(4)
     flagged = told.probability(unseen.features) >= told.enter
     assert flagged[is_campaign(unseen)].mean() > 0.7
     assert flagged[is_ordinary(unseen)].mean() < 0.03
+
+
+def test_groups_and_lone_accounts_count_as_on_a_site() -> None:
+    plain = made(1)
+    own = np.where(plain.attack > 0, 0, 20)
+    # A world of a thousand lone accounts and nine thousand in groups.
+    read = replace(
+        plain, ordinary=10_000, lone=1000, ordinary_accounts=own,
+        lone_accounts=np.where(np.arange(len(own)) % 2, own, 0),
+    )  # fmt: skip
+    share = touched_share(read)
+    lone = read.lone_accounts > 0
+    assert share[lone] == pytest.approx(LONE * 20 / 1000)
+    assert share[~lone & (read.attack == 0)] == pytest.approx((1 - LONE) * 20 / 9000)
+    assert not share[read.attack > 0].any()
 
 
 def test_products_that_campaigns_hide_in_are_learnt_as_ordinary() -> None:
@@ -184,7 +204,10 @@ def test_products_that_campaigns_hide_in_are_learnt_as_ordinary() -> None:
         features[cover, kinship] -= 4.5
         features[cover, dedication] -= 4
         ordinary_accounts[cover] = np.ceil(0.4 * plain.accounts[cover])
-        return replace(plain, features=features, ordinary_accounts=ordinary_accounts)
+        return replace(
+            plain, features=features, ordinary_accounts=ordinary_accounts,
+            lone_accounts=np.minimum(plain.lone_accounts, ordinary_accounts),
+        )  # fmt: skip
 
     plan = replace(QUICK, rounds=100)
     told, _ = calibrate_campaigns([with_cover(1), with_cover(2), with_cover(3)], plan)
