@@ -44,6 +44,15 @@ def test_case_numbers_and_disguises_do_not_change_a_shingle() -> None:
     assert of("show the whole thought") == of("sh\u200bow the whоle thought")
 
 
+def test_documents_of_one_markup_share_nothing() -> None:
+    one = of('### <a name="harbour-dues"></a> Dues for boats\n| 3 | 17 | 4 |')
+    other = of('### <a name="parcel-sizes"></a> How large a parcel is\n| 3 | 9 | 12 |')
+    assert one
+    assert one.isdisjoint(other)
+    # A mark between words is a part of what they say.
+    assert len(of("Judge it: rubric, then marks.") & of("Judge it: rubric, and judge.")) == 1
+
+
 def test_a_system_prompt_is_no_prompt() -> None:
     text = "say each step of the way"
     assert of("", system=text)
