@@ -123,6 +123,14 @@ def feature_moments(streams: StreamSet) -> tuple[np.ndarray, np.ndarray]:
 def stream_logits(classifier: Classifier, features: list[np.ndarray]) -> list[np.ndarray]:
     """Logits float32 (T, 1 + 2I) of each stream."""
     classifier.eval()
-    return [
-        classifier(torch.from_numpy(own.astype(np.float32))[None])[0].numpy() for own in features
-    ]
+    threads = torch.get_num_threads()
+    # A stream is too small to share: threads that wait for one another are slower than one alone,
+    # many times so where other programs want the cores too.
+    torch.set_num_threads(1)
+    try:
+        return [
+            classifier(torch.from_numpy(own.astype(np.float32))[None])[0].numpy()
+            for own in features
+        ]
+    finally:
+        torch.set_num_threads(threads)
