@@ -21,7 +21,7 @@ import numpy as np
 from stillwatch.data.files import atomic_writer
 from stillwatch.data.simulator.campaigns import CampaignPlan
 from stillwatch.data.simulator.materials import Materials
-from stillwatch.model.campaigns.communities import find_communities
+from stillwatch.model.campaigns.communities import find_communities, members_of
 from stillwatch.model.campaigns.evidence import key_evidence, skeleton_evidence
 from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.reading import CommunityReader
@@ -53,9 +53,9 @@ attacks, are what an ordinary site is full of."""
 @dataclass(frozen=True)
 class Communities:
     """What was read: features float64 (N, F), the share of evidence events that are attack prompts
-    float64 (N,), the share of its campaign's accounts that each holds float64 (N,), accounts,
-    ordinary accounts and those of them that are in no look-alike group int64 (N,); `ordinary` and
-    `lone` accounts there were in all."""
+    float64 (N,), the share of its campaign's accounts that are members of each float64 (N,),
+    members, ordinary ones and those of them that are in no look-alike group int64 (N,); `ordinary`
+    and `lone` accounts there were in all."""
 
     features: np.ndarray
     attack: np.ndarray
@@ -161,13 +161,17 @@ def read_world(detector: Detector, world: World, share: float = 1.0) -> Communit
     ordinary = campaign < 0
     alone = {stream.account_id for stream in world.ordinary}
     lone = np.array([name in alone for name in index.accounts], dtype=bool)
+    members = [
+        members_of(community, own.events, table)
+        for community, own in zip(communities, readings, strict=True)
+    ]
     return Communities(
         feature_rows([own.features for own in readings]),
         np.array([attack_event[own.events].mean() for own in readings]),
-        np.array([_whole(own.accounts, campaign) for own in communities]),
-        np.array([len(own.accounts) for own in communities]),
-        np.array([int(ordinary[own.accounts].sum()) for own in communities]),
-        np.array([int(lone[own.accounts].sum()) for own in communities]),
+        np.array([_whole(own, campaign) for own in members]),
+        np.array([len(own) for own in members]),
+        np.array([int(ordinary[own].sum()) for own in members]),
+        np.array([int(lone[own].sum()) for own in members]),
         int(ordinary.sum()),
         int(lone.sum()),
     )

@@ -17,12 +17,20 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from stillwatch.model.campaigns.evidence import Evidence
+from stillwatch.model.campaigns.index import EventTable
 
 RESOLUTION = 0.15
 """Mean overlap of accounts that holds pieces of evidence together."""
 MIN_OVERLAP = 0.1
 CONTAINED = 0.9
 """A community whose accounts are so far those of a larger one is a part of it."""
+MIN_MEMBER_SHARE = 0.2
+MIN_MEMBER_EVENTS = 2
+"""An account is a member if so many of its events are of the campaign, or such a share, or if keys
+tie it to another member: one that tried a prompt once is none."""
+MIN_MAIN_SHARE = 0.1
+"""Of a community's accounts that a piece of evidence must tie to make members: who sends what a
+few of a campaign's accounts sent too, a public exercise in their frame, is none by that."""
 _SEED = 7
 
 
@@ -54,6 +62,21 @@ def find_communities(evidence: Sequence[Evidence]) -> list[Community]:
     for own, number in zip(evidence, label, strict=True):
         groups.setdefault(number, []).append(own)
     return _absorbed([_community(own) for own in groups.values()])
+
+
+def members_of(community: Community, events: np.ndarray, table: EventTable) -> np.ndarray:
+    """The accounts int64, sorted, that a campaign made of a community consists of; `events` int64
+    are those that are evidence of it. All that sent one, if none would be a member."""
+    accounts, counts = np.unique(table.account[events], return_counts=True)
+    member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * table.sent[accounts])
+    least = MIN_MAIN_SHARE * len(community.accounts)
+    main = [one.accounts for one in community.evidence if len(one.accounts) >= least]
+    if main:
+        member &= np.isin(accounts, np.concatenate(main))
+    for one in community.evidence:
+        if one.kind == "keys":
+            member |= np.isin(accounts, one.accounts)
+    return np.asarray(accounts[member] if member.any() else accounts)
 
 
 def _community(evidence: Sequence[Evidence]) -> Community:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stillwatch.model.campaigns.communities import Community, find_communities
+from stillwatch.model.campaigns.communities import Community, find_communities, members_of
 from stillwatch.model.campaigns.evidence import Evidence, key_evidence, skeleton_evidence
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
 from stillwatch.model.campaigns.reading import CommunityReader, Fetch, Reading
@@ -25,13 +25,6 @@ from stillwatch.model.campaigns.skeletons import SkeletonFinder
 from stillwatch.model.campaigns.timing import timing_links
 from stillwatch.model.detector import Detector
 
-MIN_MEMBER_SHARE = 0.2
-MIN_MEMBER_EVENTS = 2
-"""An account is a member if so many of its events are of the campaign, or such a share, or if keys
-tie it to another member: one that tried a prompt once is none."""
-MIN_MAIN_SHARE = 0.1
-"""Of a community's accounts that a piece of evidence must tie to make members: who sends what a
-few of a campaign's accounts sent too, a public exercise in their frame, is none by that."""
 SAME = 0.3
 """Jaccard similarity of accounts above which a campaign is one that was known before."""
 LINK_SHARE = 0.02
@@ -144,7 +137,7 @@ class CampaignFinder:
     def _campaign(
         self, community: Community, reading: Reading, risk: float, table: EventTable
     ) -> Campaign:
-        members = self._members(community, reading, table)
+        members = members_of(community, reading.events, table)
         own = np.isin(table.account[reading.events], members)
         events = reading.events[own]
         names = self._account_names(members)
@@ -172,19 +165,6 @@ class CampaignFinder:
             bundle=self._bundle,
             reasons=tuple(self.calibration.reasons(reading.features)),
         )
-
-    def _members(self, community: Community, reading: Reading, table: EventTable) -> np.ndarray:
-        """Accounts int64, sorted, at least those with the most events of it."""
-        accounts, counts = np.unique(table.account[reading.events], return_counts=True)
-        member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * table.sent[accounts])
-        least = MIN_MAIN_SHARE * len(community.accounts)
-        main = [one.accounts for one in community.evidence if len(one.accounts) >= least]
-        if main:
-            member &= np.isin(accounts, np.concatenate(main))
-        for one in community.evidence:
-            if one.kind == "keys":
-                member |= np.isin(accounts, one.accounts)
-        return np.asarray(accounts[member] if member.any() else accounts)
 
     def _links(self, one: Evidence, members: np.ndarray, table: EventTable) -> list[Link]:
         if one.kind == "keys":

@@ -10,6 +10,7 @@ from stillwatch.data.errors import InputError
 from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.timing import START_S
+from stillwatch.model.campaigns.finder import CampaignFinder
 from stillwatch.model.campaigns.risk import FEATURES
 from stillwatch.model.detector import Detector
 from stillwatch.model.golden import load_detector
@@ -145,6 +146,23 @@ def test_a_world_is_read_with_what_is_true_of_it(world: World, detector: Detecto
     assert read.ordinary == sum(not s.intents for _, _, s in world.streams())
     part = read_world(detector, world, 0.3)
     assert part.ordinary < read.ordinary
+
+
+def test_a_world_counts_those_whom_a_campaign_would_hold(world: World, detector: Detector) -> None:
+    sent = next(one for one in world.groups if one.intent).streams[0].events[0].prompt
+    curious, *others = sorted(world.ordinary, key=lambda stream: -len(stream.events))
+    tried = replace(curious.events[0], event_id="tried", prompt=sent)
+    told = replace(world, ordinary=(replace(curious, events=(*curious.events, tried)), *others))
+    events = told.events()
+    finder = CampaignFinder(
+        detector, indexed(events), lambda numbers: [events[n] for n in numbers], calibration()
+    )
+    members = [set(one.accounts) for one in finder.find()]
+    assert not any(curious.account_id in own for own in members)
+    read = read_world(detector, told)
+    assert sorted(read.accounts) == sorted(map(len, members))
+    ordinary = {stream.account_id for _, _, stream in told.streams() if not stream.intents}
+    assert sorted(read.ordinary_accounts) == sorted(len(own & ordinary) for own in members)
 
 
 def made(seed: int, campaigns: int = 30, ordinary: int = 120) -> Communities:
