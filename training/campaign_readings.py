@@ -11,13 +11,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 import faiss
 import numpy as np
 
+from stillwatch.data.errors import InputError
 from stillwatch.data.files import atomic_writer
 from stillwatch.data.simulator.campaigns import CampaignPlan
 from stillwatch.data.simulator.materials import Materials
@@ -99,6 +100,11 @@ def _read_seed(
     kept = readings and readings / f"{detector.state_id}-{half}-{seed}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:
+            if set(arrays) != {field.name for field in fields(Communities)}:
+                raise InputError(
+                    f"readings must be of the code that asks for them, however: {kept} holds "
+                    f"others; delete {readings}"
+                )
             counts = {name: int(arrays[name]) for name in ("ordinary", "lone")}
             return Communities(**{**arrays, **counts})
     world = compose_world(fitting_plan(half, seed), _materials(corpora, half))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stillwatch.data.errors import InputError
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.shingles import EVENT_BITS, pack_pairs, read_shingles
 
@@ -93,7 +94,7 @@ class CampaignIndex:
 
     def add(self, events: Iterable[Event]) -> int:
         """Take in events; how many were new. An event that is here already changes nothing.
-        ValueError for more events than there are numbers for; those before stay."""
+        InputError for more events than there are numbers for; those before stay."""
         before = len(self)
         for event in events:
             self._add(event)
@@ -127,7 +128,10 @@ class CampaignIndex:
         if identity in self._seen:
             return
         if len(self) >= 1 << EVENT_BITS:
-            raise ValueError(f"events must be at most 2**{EVENT_BITS}, however: more; use days")
+            raise InputError(
+                f"events linked at once must be at most {1 << EVENT_BITS:,}, however: there are "
+                "more; link fewer days at a time, or keep prompts for fewer days"
+            )
         account = _number(event.account_id, self._account_number, self.accounts)
         model = _number(event.model, self._model_number, self.models) if event.model else -1
         for kind in KEY_KINDS:

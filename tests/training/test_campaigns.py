@@ -260,6 +260,10 @@ def test_readings_come_by_half_and_seed(tmp_path: Path) -> None:
     assert [[int((own.attack == 0).sum()) for own in half] for half in found] == [[2, 1], [12, 11]]
     assert isinstance(found[0][0].ordinary, int)
     assert len(told) == 4
+    # Such as a version before has left.
+    np.savez(tmp_path / f"{state}-0-1.npz", features=read.features)
+    with pytest.raises(InputError, match="readings must be of the code"):
+        read_worlds(None, None, (0, 1), 2, told.append, tmp_path)
 
 
 def test_lone_accounts_share_products_and_phrases_as_on_a_large_site(corpora: Path) -> None:

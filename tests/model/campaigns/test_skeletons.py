@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stillwatch.data.errors import InputError
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.shingles import HASH_BITS, distinct, pack_pairs, read_shingles
@@ -130,7 +131,7 @@ def test_too_many_events_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(7)
     events = [Event(f"e{n}", f"a{n}", 0.0, words(rng, 9)) for n in range(9)]
     index = indexed(events[:8])
-    with pytest.raises(ValueError, match="events must be at most"):
+    with pytest.raises(InputError, match="must be at most 8, however"):
         index.add(events[8:])
     assert len(index.table()) == 8
 
