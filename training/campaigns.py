@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import gamma
 
 from stillwatch.data.errors import InputError
 from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
@@ -30,6 +31,8 @@ SIGNS = {
 """
 TOUCHED = 1e-3
 """Share of a site's ordinary accounts that may be in flagged campaigns at the threshold."""
+CONFIDENCE = 0.95
+"""That they are no more, where groups are drawn one by one and each touches its own accounts."""
 LONE = 0.78
 """Share of a site's ordinary accounts that are in no group that looks like a campaign. In composed
 worlds it is less than half, so that there are groups enough to learn from; each side counts as on
@@ -65,7 +68,7 @@ def calibrate_campaigns(
     ])  # fmt: skip
     campaign, ordinary = is_campaign(every), is_ordinary(every)
     platt = fit_platt(crossed[campaign], crossed[ordinary], PREVALENCE)
-    chance = float(platt.probability(np.array([_threshold(every, crossed)]))[0])
+    chance = float(platt.probability(np.array([threshold_logit(every, crossed)]))[0])
     chance = min(max(chance, 1e-6), 1 - 1e-6)
     flagged = platt.probability(crossed) >= chance
     figures = {
@@ -136,13 +139,19 @@ def touched_share(read: Communities) -> np.ndarray:
     return np.asarray(LONE * of_lone + (1 - LONE) * of_groups)
 
 
-def _threshold(read: Communities, logits: np.ndarray) -> float:
-    """The lowest logit above which the share of ordinary accounts touched is at most TOUCHED."""
+def threshold_logit(read: Communities, logits: np.ndarray) -> float:
+    """The lowest logit above which, as sure as CONFIDENCE, at most TOUCHED of a site's ordinary
+    accounts are touched: a few groups decide it, and others might have come. The bound is that of
+    Fay and Feuer (1997) for a weighted sum of Poisson counts."""
     ordinary = read.attack < 0.1
     order = np.argsort(-logits[ordinary])
-    touched = np.cumsum(touched_share(read)[ordinary][order])
-    over = np.flatnonzero(touched > TOUCHED)
+    share = touched_share(read)[ordinary][order]
+    share, above = share[share > 0], logits[ordinary][order][share > 0]
+    # As if one more had come, as large as the largest.
+    largest = np.maximum.accumulate(share)
+    total, squares = np.cumsum(share) + largest, np.cumsum(share**2) + largest**2
+    over = np.flatnonzero(gamma.ppf(CONFIDENCE, total**2 / squares) * squares / total > TOUCHED)
     if not len(over):
         return float(logits.min())
     # Just above the first one that would be too many.
-    return float(np.nextafter(np.float32(logits[ordinary][order[over[0]]]), np.float32(np.inf)))
+    return float(np.nextafter(np.float32(above[over[0]]), np.float32(np.inf)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from stillwatch.data.errors import InputError
 from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
@@ -41,6 +42,7 @@ from stillwatch.training.campaigns import (
     calibrate_campaigns,
     is_campaign,
     is_ordinary,
+    threshold_logit,
     touched_share,
 )
 from tests.model.campaigns.campaign_support import calibration, indexed
@@ -204,6 +206,23 @@ def test_groups_and_lone_accounts_count_as_on_a_site() -> None:
     assert share[lone] == pytest.approx(LONE * 20 / 1000)
     assert share[~lone & (read.attack == 0)] == pytest.approx((1 - LONE) * 20 / 9000)
     assert not share[read.attack > 0].any()
+
+
+def test_a_threshold_keeps_what_it_promises_on_another_site() -> None:
+    rng = np.random.default_rng(5)
+    over = 0
+    for _ in range(300):
+        accounts, logits = rng.geometric(0.1, 400), rng.normal(size=400)
+        nothing = np.zeros(400)
+        read = Communities(
+            np.zeros((400, len(FEATURES))), nothing, nothing, accounts, accounts, accounts,
+            80_000, round(LONE * 80_000),
+        )  # fmt: skip
+        above = norm.sf(threshold_logit(read, logits))
+        # What a site of the same kind shows on average: ten accounts in each of 400 groups.
+        over += 10 * 400 * above / 80_000 > TOUCHED
+    # One in twenty is promised of a given threshold; one that is chosen keeps a little less.
+    assert over < 0.1 * 300
 
 
 def test_products_that_campaigns_hide_in_are_learnt_as_ordinary() -> None:
