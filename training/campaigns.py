@@ -32,7 +32,8 @@ SIGNS = {
 TOUCHED = 1e-3
 """Share of a site's ordinary accounts that may be in flagged campaigns at the threshold."""
 CONFIDENCE = 0.95
-"""That they are no more, where groups are drawn one by one and each touches its own accounts."""
+"""That they are no more, where groups are drawn one by one and each touches its own accounts. A
+threshold that is chosen by it, and not given, keeps a little less."""
 LONE = 0.78
 """Share of a site's ordinary accounts that are in no group that looks like a campaign. In composed
 worlds it is less than half, so that there are groups enough to learn from; each side counts as on
