@@ -25,12 +25,13 @@ MIN_OVERLAP = 0.1
 CONTAINED = 0.9
 """A community whose accounts are so far those of a larger one is a part of it."""
 MIN_MEMBER_SHARE = 0.2
-MIN_MEMBER_EVENTS = 2
+MIN_MEMBER_EVENTS = 4
 """An account is a member if so many of its events are of the campaign, or such a share, or if keys
-tie it to another member: one that tried a prompt once is none."""
-MIN_MAIN_SHARE = 0.1
-"""Of a community's accounts that a piece of evidence must tie to make members: who sends what a
-few of a campaign's accounts sent too, a public exercise in their frame, is none by that."""
+tie it to another member: one that tried a prompt now and then is none."""
+MIN_MAIN_SHARE = 0.2
+"""Of the accounts of a community's largest skeleton that a skeleton must tie to make members: who
+sends what a few of a campaign's accounts sent too, a public exercise in their frame, is none by
+that."""
 _SEED = 7
 
 
@@ -69,14 +70,17 @@ def members_of(community: Community, events: np.ndarray, table: EventTable) -> n
     are those that are evidence of it. All that sent one, if none would be a member."""
     accounts, counts = np.unique(table.account[events], return_counts=True)
     member = (counts >= MIN_MEMBER_EVENTS) | (counts >= MIN_MEMBER_SHARE * table.sent[accounts])
-    least = MIN_MAIN_SHARE * len(community.accounts)
-    main = [one.accounts for one in community.evidence if len(one.accounts) >= least]
-    if main:
-        member &= np.isin(accounts, np.concatenate(main))
-    for one in community.evidence:
-        if one.kind == "keys":
-            member |= np.isin(accounts, one.accounts)
+    skeletons = [one.accounts for one in community.evidence if one.kind == "skeleton"]
+    least = MIN_MAIN_SHARE * max(map(len, skeletons), default=0)
+    keys = [one.accounts for one in community.evidence if one.kind == "keys"]
+    main = [tied for tied in skeletons if len(tied) >= least]
+    member &= np.isin(accounts, _joined(main))
+    member |= np.isin(accounts, _joined(keys))
     return np.asarray(accounts[member] if member.any() else accounts)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
 def _community(evidence: Sequence[Evidence]) -> Community:

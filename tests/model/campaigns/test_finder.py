@@ -81,13 +81,16 @@ def test_no_word_of_a_prompt_is_in_a_line(detector: Detector) -> None:
     assert not any(word in line for word in ("barley", "lantern", "thought", "wrong turns"))
 
 
-def test_one_attempt_among_much_else_makes_no_member(detector: Detector) -> None:
+@pytest.mark.parametrize(("attempts", "others", "member"), [(1, 20, 0), (3, 20, 0), (3, 8, 1)])
+def test_an_attempt_now_and_then_makes_no_member(
+    detector: Detector, attempts: int, others: int, member: int
+) -> None:
     rng = np.random.default_rng(3)
-    curious = campaign(rng, accounts=1, each=1, name="curious")
-    said = [replace(e, account_id="curious0") for e in ordinary(rng, accounts=1, each=20)]
+    curious = campaign(rng, accounts=1, each=attempts, name="curious")
+    said = [replace(e, account_id="curious0") for e in ordinary(rng, accounts=1, each=others)]
     (only,) = find(detector, [*campaign(rng), *curious, *said])
-    assert "curious0" not in only.accounts
-    assert len(only.accounts) == 12
+    assert ("curious0" in only.accounts) == bool(member)
+    assert len(only.accounts) == 12 + member
 
 
 def test_keys_tie_accounts_that_share_no_words(detector: Detector) -> None:
