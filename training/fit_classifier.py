@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,12 +28,18 @@ VALIDATION_SHARE = 0.06
 
 
 def fit_classifier(
-    streams: StreamSet, settings: Settings, folder: Path, show_progress: bool, seed: int = 0
+    streams: StreamSet,
+    settings: Settings,
+    folder: Path,
+    show_progress: bool,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Classifier:
     """Train on these streams; a few of them are kept to watch the training by.
 
     Writes checkpoints, CSV and TensorBoard logs under `folder`; goes on from its last checkpoint
-    if there is one. ConfigError if that checkpoint was made from other streams or settings.
+    if there is one. `progress` gets a line an epoch unless `show_progress` shows a bar. ConfigError
+    if that checkpoint was made from other streams or settings.
     """
     optimisation = settings.optimisation
     _check_inputs(folder, streams, settings, seed)
@@ -68,11 +75,12 @@ def fit_classifier(
     checkpoint = ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
     )
+    told = RichProgressBar() if show_progress else _Epochs(folder.name, progress)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=optimisation.epochs,
         logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
-        callbacks=[checkpoint, *([RichProgressBar()] if show_progress else [])],
+        callbacks=[checkpoint, told],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         # The members' gradients lie at right angles, each of a length of up to one.
@@ -88,6 +96,20 @@ def fit_classifier(
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
     return module.classifier.eval()
+
+
+class _Epochs(lightning.Callback):
+    """Tells of each epoch that is done."""
+
+    def __init__(self, name: str, progress: Callable[[str], None]) -> None:
+        self._name = name
+        self._progress = progress
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        done = trainer.current_epoch + 1
+        self._progress(f"{self._name}: epoch {done} of {trainer.max_epochs}")
 
 
 def _check_inputs(folder: Path, streams: StreamSet, settings: Settings, seed: int) -> None:
@@ -106,8 +128,8 @@ def _check_inputs(folder: Path, streams: StreamSet, settings: Settings, seed: in
     elif known.read_text() != found:
         raise ConfigError(
             "a training must go on from what it began with, however: corpora, labelled logs, "
-            "settings, code or the number of threads (which moves the last digits) have changed "
-            f"since {folder} was begun; name another --run folder or delete it"
+            f"settings or code have changed since {folder} was begun; name another --run folder or "
+            "delete it"
         )
 
 
@@ -123,14 +145,6 @@ def feature_moments(streams: StreamSet) -> tuple[np.ndarray, np.ndarray]:
 def stream_logits(classifier: Classifier, features: list[np.ndarray]) -> list[np.ndarray]:
     """Logits float32 (T, 1 + 2I) of each stream."""
     classifier.eval()
-    threads = torch.get_num_threads()
-    # A stream is too small to share: threads that wait for one another are slower than one alone,
-    # many times so where other programs want the cores too.
-    torch.set_num_threads(1)
-    try:
-        return [
-            classifier(torch.from_numpy(own.astype(np.float32))[None])[0].numpy()
-            for own in features
-        ]
-    finally:
-        torch.set_num_threads(threads)
+    return [
+        classifier(torch.from_numpy(own.astype(np.float32))[None])[0].numpy() for own in features
+    ]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stillwatch.data.files import atomic_writer
 from stillwatch.model.adapt import examples_to_bytes
 from stillwatch.model.bundle import Bundle, Calibration, write_bundle
+from stillwatch.model.classifier import Classifier
 from stillwatch.model.encoder import OnnxEncoder
 from stillwatch.model.encoder_export import golden_vectors
 from stillwatch.model.export import classifier_difference, export_classifier
@@ -21,6 +24,7 @@ from stillwatch.model.golden import with_golden
 from stillwatch.training.campaign_readings import read_worlds
 from stillwatch.training.campaigns import fit_campaigns
 from stillwatch.training.card import model_card, with_campaigns
+from stillwatch.training.cores import in_processes, one_thread
 from stillwatch.training.featurise import Readers
 from stillwatch.training.fit_classifier import fit_classifier, stream_logits
 from stillwatch.training.label_issues import (
@@ -63,7 +67,8 @@ def train(
     run_folder.mkdir(parents=True, exist_ok=True)
     _check_resume(settings, run_folder)
     _write(run_folder / "config.yaml", settings.to_yaml())
-    with tracked_run(tracker or NoTracker(), run_folder.name, settings.to_fields()) as told:
+    tracked = tracked_run(tracker or NoTracker(), run_folder.name, settings.to_fields())
+    with one_thread(), tracked as told:
         bench, encoder, _ = prepare(settings, corpora, cache, threads, progress)
         bundle = _fit(
             bench, encoder, corpora, output, run_folder, threads, show_progress, told,
@@ -88,7 +93,15 @@ def _fit(
     settings, progress = bench.settings, bench.progress
     every = tuple(range(len(bench.folds)))
 
-    left_out = _left_out_logits(bench, run_folder, show_progress)
+    # Bars of several trainings would write over one another.
+    show_progress &= threads == 1
+    jobs: list[Callable[[], Any]] = [partial(_released, bench, run_folder, show_progress)]
+    jobs += [
+        partial(_left_out_paths, bench, number, run_folder, show_progress)
+        for number in range(settings.calibration_folds)
+    ]
+    (classifier, sample), *paths = in_processes(jobs, threads)
+    left_out = _left_out(bench, paths)
     # Kept, so that thresholds can be looked at again without training.
     with atomic_writer(run_folder / "left_out.npz") as file:
         np.savez(
@@ -102,13 +115,9 @@ def _fit(
         write_label_issues(run_folder / "label_issues.csv", issues)
         progress(f"labels to look at: {len(issues)}, in {run_folder / 'label_issues.csv'}")
 
-    streams = bench.training_set(every)
-    progress("training the released classifier on all folds")
-    classifier = fit_classifier(streams, settings, run_folder / "release", show_progress, seed=99)
     readers, fit = bench.readers(every), bench.head_fit(every)
     progress("exporting and comparing with torch")
     model = export_classifier(classifier)
-    sample = max(streams.features[:50], key=len)[None, :200].astype(np.float32)
     difference = classifier_difference(classifier, model, sample)
     progress(f"largest difference between ONNX and torch: {difference:.1e}")
 
@@ -185,33 +194,54 @@ def detector_files(readers: Readers, fit: HeadFit, model: bytes, card: str) -> d
     }
 
 
-def _left_out_logits(bench: Workbench, run_folder: Path, show_progress: bool) -> dict[str, LeftOut]:
-    """Left-out accounts read in two ways. new: nothing is known of their traffic. familiar: other
-    ordinary traffic of the same kind is among the benign references, as after calibration."""
-    count = len(bench.settings.intents)
-    paths: dict[str, list[np.ndarray]] = {"new": [], "familiar": []}
-    targets = []
-    every = range(len(bench.folds))
-    for number in range(bench.settings.calibration_folds):
-        others = tuple(n for n in every if n != number)
-        bench.progress(f"training without fold {number + 1}, to calibrate on it")
-        folder = run_folder / f"without-{number + 1}"
-        classifier = fit_classifier(
-            bench.training_set(others), bench.settings, folder, show_progress, seed=number
+def _released(
+    bench: Workbench, run_folder: Path, show_progress: bool
+) -> tuple[Classifier, np.ndarray]:
+    """The classifier of all folds, and features of a stream float32 (1, T, F) to try it with."""
+    streams = bench.training_set(tuple(range(len(bench.folds))))
+    bench.progress("training the released classifier on all folds")
+    classifier = fit_classifier(
+        streams, bench.settings, run_folder / "release", show_progress, seed=99,
+        progress=bench.progress,
+    )  # fmt: skip
+    return classifier, max(streams.features[:50], key=len)[None, :200].astype(np.float32)
+
+
+def _left_out_paths(
+    bench: Workbench, number: int, run_folder: Path, show_progress: bool
+) -> dict[str, list[np.ndarray]]:
+    """Logits float32 (T, 1 + 2I) of each stream of a fold by what all others have taught, read in
+    two ways. new: nothing is known of their traffic. familiar: other ordinary traffic of the same
+    kind is among the benign references, as after calibration."""
+    others = tuple(n for n in range(len(bench.folds)) if n != number)
+    training = bench.training_set(others)
+    bench.progress(f"training without fold {number + 1}, to calibrate on it")
+    classifier = fit_classifier(
+        training, bench.settings, run_folder / f"without-{number + 1}", show_progress, seed=number,
+        progress=bench.progress,
+    )  # fmt: skip
+    streams = bench.folds[number].streams
+    return {
+        name: stream_logits(
+            classifier, bench.stream_set(streams, bench.readers(others, familiar)).features
         )
-        streams = bench.folds[number].streams
-        targets.append(streams.intent_matrix(bench.settings.intents))
-        for name, familiar in (("new", None), ("familiar", number)):
-            left_out = bench.stream_set(streams, bench.readers(others, familiar))
-            paths[name] += stream_logits(classifier, left_out.features)
+        for name, familiar in (("new", None), ("familiar", number))
+    }
+
+
+def _left_out(bench: Workbench, paths: Sequence[dict[str, list[np.ndarray]]]) -> dict[str, LeftOut]:
+    """What `_left_out_paths` gave for the first folds, by way of reading."""
+    intents = bench.settings.intents
+    targets = [bench.folds[n].streams.intent_matrix(intents) for n in range(len(paths))]
+    found = {name: [path for own in paths for path in own[name]] for name in paths[0]}
     return {
         name: LeftOut(
             np.array([path[-1, 0] for path in own]),
             np.array([path[:, 0].max() for path in own]),
-            np.stack([path[-1, 1 : 1 + count] for path in own]),
+            np.stack([path[-1, 1 : 1 + len(intents)] for path in own]),
             np.concatenate(targets),
         )
-        for name, own in paths.items()
+        for name, own in found.items()
     }
 
 

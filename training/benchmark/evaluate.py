@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from stillwatch.data.errors import ConfigError, InputError
 from stillwatch.data.files import atomic_writer
 from stillwatch.training.benchmark.compare import GroupChange, compare
 from stillwatch.training.benchmark.figures import summarise
-from stillwatch.training.benchmark.folds import evaluate_fold
+from stillwatch.training.benchmark.fold_tests import TestSet
+from stillwatch.training.benchmark.folds import FoldResult, Scores, evaluate_fold
 from stillwatch.training.benchmark.report import write_report
 from stillwatch.training.benchmark.robustness import robustness
 from stillwatch.training.benchmark.sealed import (
@@ -23,8 +27,10 @@ from stillwatch.training.benchmark.sealed import (
     sealed_figures,
 )
 from stillwatch.training.benchmark.tables import print_changes, print_sealed, print_tables
+from stillwatch.training.cores import in_processes, one_thread
 from stillwatch.training.prepare import prepare
 from stillwatch.training.settings import Settings
+from stillwatch.training.workbench import Workbench
 
 Progress = Callable[[str], None]
 
@@ -43,25 +49,41 @@ def evaluate(
     baselines: bool = True,
     sealed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run every fold (or those of `only`, from 1), print the tables, write `results.json` and
-    `report.html`. `sealed` holds robustness figures of a bundle, to stand in the report."""
+    """Run every fold (or those of `only`, from 1), as many at once as there are `threads`, print
+    the tables, write `results.json` and `report.html`. `sealed` holds robustness figures of a
+    bundle, to stand in the report."""
     folds = settings.composition.folds
     wanted = [number - 1 for number in (only or range(1, folds + 1))]
     if any(not 0 <= number < folds for number in wanted):
         raise ConfigError(f"folds must be 1 to {folds}, however: {only}; correct --folds")
     report.mkdir(parents=True, exist_ok=True)
-    bench, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
-    results = []
-    for number in wanted:
-        test = tests.pop(number)
-        results.append(evaluate_fold(bench, number, test, run_folder, show_progress, baselines))
-        # After each fold, so that a run that is killed has told what it found.
-        figures = {"command": command, **summarise(results, settings), **(sealed or {})}
-        _write_json(report / "results.json", figures)
-        page = write_report(figures, report)
+    with one_thread():
+        bench, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
+        # Bars of several folds would write over one another.
+        show_progress &= min(threads, len(wanted)) == 1
+        jobs = [
+            partial(_fold, bench, number, tests[number], run_folder, show_progress, baselines)
+            for number in wanted
+        ]
+        results = []
+        for number, found in zip(wanted, in_processes(jobs, threads), strict=True):
+            results.append(FoldResult(number, tests[number], *found, bench.texts))
+            # After each fold, so that a run that is killed has told what it found.
+            figures = {"command": command, **summarise(results, settings), **(sealed or {})}
+            _write_json(report / "results.json", figures)
+            page = write_report(figures, report)
     print_tables(figures)
     progress(f"figures in {report / 'results.json'}, report in {page}")
     return figures
+
+
+def _fold(
+    bench: Workbench, number: int, test: TestSet, run_folder: Path, show_progress: bool,
+    baselines: bool,
+) -> tuple[dict[str, Scores], dict[str, list[np.ndarray]]]:  # fmt: skip
+    """Scores and paths of one fold: the caller has all else."""
+    result = evaluate_fold(bench, number, test, run_folder, show_progress, baselines)
+    return result.scores, result.paths
 
 
 def evaluate_bundle(

@@ -81,8 +81,9 @@ def evaluate_fold(
     training = bench.training_set(others)
     bench.progress(f"training the classifier without fold {number + 1}")
     classifier = fit_classifier(
-        training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number
-    )
+        training, bench.settings, folder / f"without-{number + 1}", show_progress, seed=number,
+        progress=bench.progress,
+    )  # fmt: skip
     sites = _Sites.of(bench, number, test)
     result = FoldResult(number, test, texts=bench.texts)
 
