@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from stillwatch.data.errors import OutputError
+from stillwatch.data.errors import ConfigError, OutputError
 from stillwatch.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,8 +32,11 @@ def _parser(program: str, description: str, example: str) -> ArgumentParser:
     parser.add_class_arguments(Settings, as_group=False, fail_untyped=True)
     parser.add_argument("--corpora", type=str | None, default=None, help="the corpora folder")
     parser.add_argument("--cache", type=str, default=".cache/vectors", help="folder of encodings")
-    parser.add_argument("--threads", type=int, default=2, help="threads that encode")
-    parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
+    parser.add_argument(
+        "--threads", type=int, default=2,
+        help="threads that encode, and processes of one thread that compose and train",
+    )  # fmt: skip
+    parser.add_argument("--progress", type=bool, default=True, help="tell what is done")
     return parser
 
 
@@ -41,6 +44,8 @@ def _settings(parser: ArgumentParser, argv: list[str]) -> tuple[Settings, Namesp
     if not any(word.split("=")[0] == "--config" for word in argv) and RELEASE_CONFIG.is_file():
         argv = ["--config", str(RELEASE_CONFIG), *argv]
     found = parser.parse_args(argv)
+    if found.threads < 1:
+        raise ConfigError(f"threads must be at least 1, however: {found.threads}; raise --threads")
     made = parser.instantiate(found)
     names = Settings.__dataclass_fields__
     return Settings(**{name: made[name] for name in names}), made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,10 @@ def test_a_bundle_that_is_not_there_is_said_before_the_long_work(tmp_path: Path)
     options = ["--bundle", str(tmp_path / "none"), "--compare", str(tmp_path / "neither")]
     with pytest.raises(Exception, match="none"):
         cli.evaluate([*options, "--progress", "false"], judge_log)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_threads_that_there_cannot_be_are_refused_first(threads: str) -> None:
+    for command in (cli.train, partial(cli.evaluate, judge=judge_log)):
+        with pytest.raises(ConfigError, match=f"threads must be at least 1, however: {threads};"):
+            command(["--threads", threads, "--corpora", "none"])
