@@ -50,7 +50,7 @@ def test_one_process_is_this_one() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_a_job_refuses_is_told(processes: int) -> None:
     with pytest.raises(InputError, match="streams must be there, however"):
-        list(in_processes([partial(used, 0), refused], processes))
+        list(in_processes([partial(used, 0), partial(refused)], processes))
 
 
 @pytest.mark.usefixtures("two_threads")
