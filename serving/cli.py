@@ -154,10 +154,11 @@ def _export(context: typer.Context) -> None:
 
 
 def judge_log(bundle: Path, events: Iterable[Event]) -> Mapping[str, Verdict]:
-    """Verdicts of a log's accounts as they serve: what an evaluation tests a bundle by."""
+    """Verdicts of a log's accounts as they serve: what an evaluation tests a bundle by, in
+    processes of one thread."""
     from stillwatch.serving.scorer import Scorer
 
-    scorer = Scorer.from_bundle(bundle, threads=os.cpu_count() or 1)
+    scorer = Scorer.from_bundle(bundle)
     scorer.ingest(events)
     return {verdict.account_id: verdict for verdict in scorer.verdicts()}
 

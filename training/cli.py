@@ -34,7 +34,7 @@ def _parser(program: str, description: str, example: str) -> ArgumentParser:
     parser.add_argument("--cache", type=str, default=".cache/vectors", help="folder of encodings")
     parser.add_argument(
         "--threads", type=int, default=2,
-        help="threads that encode, and processes of one thread that compose and train",
+        help="threads that encode, and processes of one thread that do all else",
     )  # fmt: skip
     parser.add_argument("--progress", type=bool, default=True, help="tell what is done")
     return parser
@@ -140,25 +140,25 @@ def evaluate(argv: list[str], judge: Judge) -> int:
         new, old = Path(options.bundle or "out/bundle"), Path(options.compare)
         for path in (new, old):
             load_bundle(path)
-        _, fit = benchmark.compare_bundles(new, old, judge, report)
+        _, fit = benchmark.compare_bundles(new, old, judge, options.threads, report)
         print(
             f"{new} is no worse than {old} on any group: it may be released"
             if fit
             else f"{new} is worse than {old} where the table says so: do not release it"
         )
         return 0 if fit else 1
-    folder.mkdir(parents=True, exist_ok=True)
-    sealed = None
+    tested = None
     if options.only != "folds":
         bundle = _path(options.bundle) or released_bundle()
         report(f"the bundle that is tested on sealed material: {load_bundle(bundle).id}")
-        sealed = benchmark.evaluate_bundle(bundle, judge, report, folder / "sealed.json")
-    if options.only == "bundle":
+        tested = bundle, judge
+    if tested and options.only == "bundle":
+        benchmark.evaluate_bundle(*tested, options.threads, report, folder)
         return 0
     benchmark.evaluate(
         settings, _path(options.corpora), folder, Path(options.run), Path(options.cache),
         options.threads, options.progress, report, shlex.join(["stillwatch", "evaluate", *argv]),
-        options.folds, options.baselines, sealed,
+        options.folds, options.baselines, tested,
     )  # fmt: skip
     return 0
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
 
 from stillwatch.data.errors import ConfigError, InputError
+from stillwatch.data.events import Event
+from stillwatch.model.bundle import released_bundle
 from stillwatch.serving.cli import judge_log
+from stillwatch.serving.scorer import Scorer
 from stillwatch.training import cli
 from stillwatch.training.benchmark.evaluate import compare_bundles, evaluate
 from stillwatch.training.settings import Composition, Optimisation, Settings
+from tests.training.test_sealed import Said
 
 SETTINGS = Settings(
     seed=3,
@@ -28,13 +33,25 @@ SETTINGS = Settings(
 pytestmark = pytest.mark.slow
 
 
+@lru_cache(maxsize=1)
+def scorer_of(bundle: Path) -> Scorer:
+    return Scorer.from_bundle(bundle)
+
+
+def judge_two(bundle: Path, events: Iterable[Event]) -> dict[str, Said]:
+    """What the bundle says of the first two events is said of every account."""
+    given = list(events)
+    risk = max(verdict.risk for verdict in scorer_of(bundle).update(given[:2]))
+    return {event.account_id: Said(risk, risk, None, ()) for event in given}
+
+
 def test_a_fold_is_trained_tested_and_reported(
-    corpora: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpora: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said: list[str] = []
     figures = evaluate(
-        SETTINGS, corpora, tmp_path / "report", tmp_path / "run", cache, 2, False, said.append,
-        "stillwatch evaluate --folds [2]", [2],
+        SETTINGS, corpora, tmp_path / "report", tmp_path / "run", cache, 2, False,
+        partial(print, flush=True),
+        "stillwatch evaluate --folds [2]", [2], tested=(released_bundle(), judge_two),
     )  # fmt: skip
     saved = json.loads((tmp_path / "report" / "results.json").read_text())
     assert saved["folds"] == [2]
@@ -49,10 +66,16 @@ def test_a_fold_is_trained_tested_and_reported(
             assert all(0 <= own["recall"] <= 1 for own in rates.values())
     page = (tmp_path / "report" / "report.html").read_text()
     assert "stillwatch evaluate --folds [2]" in page
-    shown = capsys.readouterr().out
+    # Of other processes, too.
+    shown = capfd.readouterr().out
     for word in ("known traffic", "new traffic", "PRADA", "calibration error"):
         assert word in shown
-    assert any("baselines without fold 2" in line for line in said)
+    assert "baselines without fold 2" in shown
+    assert "robustness: payload after 8000 tokens" in shown
+    sealed = json.loads((tmp_path / "report" / "sealed.json").read_text())
+    assert 0 < sealed["sealed"]["threshold"] < 1
+    assert {name: saved[name] for name in sealed} == sealed
+    assert "split over two events" in page
 
 
 def test_folds_that_there_are_not_are_refused(corpora: Path, cache: Path, tmp_path: Path) -> None:
@@ -66,7 +89,16 @@ def test_folds_that_there_are_not_are_refused(corpora: Path, cache: Path, tmp_pa
 
 def test_a_bundle_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must name another bundle, however"):
-        compare_bundles(tmp_path, tmp_path, judge_log, print)
+        compare_bundles(tmp_path, tmp_path, judge_log, 1, print)
+
+
+def test_a_bundle_is_tested_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report"
+    cli.evaluate(["--only", "bundle", "--report", str(report), "--progress", "false"], judge_two)
+    assert [path.name for path in report.iterdir()] == ["sealed.json"]
+    shown = capsys.readouterr().out
+    assert "attacking and 900 ordinary accounts" in shown
+    assert "payload after 8000 tokens" in shown
 
 
 def test_a_bundle_that_is_not_there_is_said_before_the_long_work(tmp_path: Path) -> None:

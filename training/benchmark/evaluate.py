@@ -4,7 +4,7 @@ on sealed material, beside another bundle's."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,11 @@ def evaluate(
     command: str,
     only: list[int] | None = None,
     baselines: bool = True,
-    sealed: dict[str, Any] | None = None,
+    tested: tuple[Path, Judge] | None = None,
 ) -> dict[str, Any]:
     """Run every fold (or those of `only`, from 1), as many at once as there are `threads`, print
-    the tables, write `results.json` and `report.html`. `sealed` holds robustness figures of a
-    bundle, to stand in the report."""
+    the tables, write `results.json` and `report.html`. A bundle that is `tested` beside them is
+    told of in these too, and in `sealed.json`."""
     folds = settings.composition.folds
     wanted = [number - 1 for number in (only or range(1, folds + 1))]
     if any(not 0 <= number < folds for number in wanted):
@@ -59,17 +59,20 @@ def evaluate(
     report.mkdir(parents=True, exist_ok=True)
     with one_thread():
         bench, _, tests = prepare(settings, corpora, cache, threads, progress, wanted)
-        # Bars of several folds would write over one another.
-        show_progress &= min(threads, len(wanted)) == 1
-        jobs = [
+        jobs: list[Callable[[], Any]] = _bundle_jobs(*tested, progress) if tested else []
+        # Bars of several jobs would write over one another.
+        show_progress &= min(threads, len(jobs) + len(wanted)) == 1
+        jobs += [
             partial(_fold, bench, number, tests[number], run_folder, show_progress, baselines)
             for number in wanted
         ]
+        done = in_processes(jobs, threads)
+        sealed = _bundle_figures(done, report) if tested else {}
         results = []
-        for number, found in zip(wanted, in_processes(jobs, threads), strict=True):
-            results.append(FoldResult(number, tests[number], *found, bench.texts))
+        for number, (scores, paths) in zip(wanted, done, strict=True):
+            results.append(FoldResult(number, tests[number], scores, paths, bench.texts))
             # After each fold, so that a run that is killed has told what it found.
-            figures = {"command": command, **summarise(results, settings), **(sealed or {})}
+            figures = {"command": command, **summarise(results, settings), **sealed}
             _write_json(report / "results.json", figures)
             page = write_report(figures, report)
     print_tables(figures)
@@ -87,24 +90,36 @@ def _fold(
 
 
 def evaluate_bundle(
-    bundle: Path, judge: Judge, progress: Progress, output: Path | None = None
+    bundle: Path, judge: Judge, threads: int, progress: Progress, report: Path
 ) -> dict[str, Any]:
-    """Figures of a bundle on the sealed material, its robustness among them; prints them."""
+    """Figures of a bundle on the sealed material, its robustness among them; prints them and
+    writes `sealed.json`."""
+    report.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        return _bundle_figures(in_processes(_bundle_jobs(bundle, judge, progress), threads), report)
+
+
+def _bundle_jobs(bundle: Path, judge: Judge, progress: Progress) -> list[Callable[[], Any]]:
+    return [partial(robustness, judge, bundle, progress), partial(_sealed, judge, bundle, progress)]
+
+
+def _sealed(judge: Judge, bundle: Path, progress: Progress) -> dict[str, Any]:
     progress("composing the sealed streams")
     streams = compose_sealed(SealedPlan())
     progress(f"scoring {sum(len(s.events) for s in streams):,} events of {len(streams):,} accounts")
-    figures = {
-        "sealed": sealed_figures(streams, score_sealed(judge, bundle, streams)),
-        "robustness": robustness(judge, bundle, progress),
-    }
+    return sealed_figures(streams, score_sealed(judge, bundle, streams))
+
+
+def _bundle_figures(done: Iterator[Any], report: Path) -> dict[str, Any]:
+    """What `_bundle_jobs` gave, printed and written."""
+    figures = {"robustness": next(done), "sealed": next(done)}
     print_sealed(figures)
-    if output is not None:
-        _write_json(output, figures)
+    _write_json(report / "sealed.json", figures)
     return figures
 
 
 def compare_bundles(
-    new: Path, old: Path, judge: Judge, progress: Progress
+    new: Path, old: Path, judge: Judge, threads: int, progress: Progress
 ) -> tuple[list[GroupChange], bool]:
     """Score the sealed streams with both bundles and print where the new one is worse or better;
     whether it may be released."""
@@ -114,11 +129,11 @@ def compare_bundles(
             "name the last released one"
         )
     streams = compose_sealed(SealedPlan())
-    scores = []
-    for bundle in (old, new):
-        progress(f"scoring {len(streams):,} sealed accounts with {bundle}")
-        scores.append(score_sealed(judge, bundle, streams))
-    changes = compare(streams, scores[0], scores[1])
+    progress(f"scoring {len(streams):,} sealed accounts with {old} and with {new}")
+    with one_thread():
+        jobs = [partial(score_sealed, judge, bundle, streams) for bundle in (old, new)]
+        before, after = in_processes(jobs, threads)
+    changes = compare(streams, before, after)
     print_changes(changes)
     return changes, not any(change.worse for change in changes)
 
