@@ -168,12 +168,12 @@ def read_world(detector: Detector, world: World, share: float = 1.0) -> Communit
     alone = {stream.account_id for stream in world.ordinary}
     lone = np.array([name in alone for name in index.accounts], dtype=bool)
     members = [
-        members_of(community, own.events, table)
+        members_of(community, own.work.events, table)
         for community, own in zip(communities, readings, strict=True)
     ]
     return Communities(
         feature_rows([own.features for own in readings]),
-        np.array([attack_event[own.events].mean() for own in readings]),
+        np.array([attack_event[own.work.events].mean() for own in readings]),
         np.array([_whole(own, campaign) for own in members]),
         np.array([len(own) for own in members]),
         np.array([int(ordinary[own].sum()) for own in members]),

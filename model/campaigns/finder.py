@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from stillwatch.model.campaigns.reading import CommunityReader, Fetch, Reading
 from stillwatch.model.campaigns.risk import CampaignCalibration, feature_rows
 from stillwatch.model.campaigns.skeletons import SkeletonFinder
 from stillwatch.model.campaigns.timing import timing_links
+from stillwatch.model.campaigns.work import Work
 from stillwatch.model.detector import Detector
 
 SAME = 0.3
@@ -90,6 +91,15 @@ class Campaign:
         }
 
 
+class _Ties(NamedTuple):
+    """A community's members by name, sorted, those of its events that they sent, int64 in order of
+    time, and the links that are no matter of time."""
+
+    accounts: tuple[str, ...]
+    events: np.ndarray
+    links: tuple[Link, ...]
+
+
 class CampaignFinder:
     """Finds the campaigns among the events of an index. `fetch` gives events by their numbers."""
 
@@ -103,6 +113,7 @@ class CampaignFinder:
         self._intents = detector.intents
         self._skeletons = SkeletonFinder()
         self._reader = CommunityReader(detector, fetch)
+        self._ties: dict[bytes, _Ties] = {}
 
     def find(
         self, previous: Sequence[Campaign] = (), progress: Progress = lambda *_: None
@@ -124,46 +135,62 @@ class CampaignFinder:
             communities, table, self.index,
             lambda done: progress("communities", done, len(communities)), self._clear,
         )  # fmt: skip
-        risks = self.calibration.probability(feature_rows([own.features for own in readings]))
-        found = [
-            self._campaign(community, reading, float(risk), table)
-            for community, reading, risk in zip(communities, readings, risks, strict=True)
-        ]
+        rows = feature_rows([own.features for own in readings])
+        judged = zip(
+            self._ties_of(communities, readings, table), readings,
+            self.calibration.probability(rows).tolist(), self.calibration.reasons(rows),
+            strict=True,
+        )  # fmt: skip
+        found = [self._campaign(*one, table) for one in judged]
         return named(found, previous, self.calibration.leave)
 
-    def _clear(self, features: np.ndarray) -> bool:
-        return bool(self.calibration.probability(features[None])[0] < self.calibration.leave)
+    def _clear(self, features: np.ndarray) -> np.ndarray:
+        return self.calibration.probability(features) < self.calibration.leave
 
-    def _campaign(
-        self, community: Community, reading: Reading, risk: float, table: EventTable
-    ) -> Campaign:
-        members = members_of(community, reading.events, table)
-        own = np.isin(table.account[reading.events], members)
-        events = reading.events[own]
-        names = self._account_names(members)
+    def _ties_of(
+        self, communities: Sequence[Community], readings: Sequence[Reading], table: EventTable
+    ) -> list[_Ties]:
+        """What ties the accounts of each community; kept for as long as its work is the same."""
+        works = [reading.work for reading in readings]
+        found = [
+            self._ties.get(work.key) or self._tied(community, work, table)
+            for community, work in zip(communities, works, strict=True)
+        ]
+        self._ties = {work.key: ties for work, ties in zip(works, found, strict=True)}
+        return found
+
+    def _tied(self, community: Community, work: Work, table: EventTable) -> _Ties:
+        members = members_of(community, work.events, table)
         links = [
             link
             for one in community.evidence
             for link in self._links(one, members, table)
             if len(link.accounts) >= max(2.0, LINK_SHARE * len(members))
         ]
-        links += [
+        own = np.isin(table.account[work.events], members)
+        return _Ties(self._account_names(members), work.events[own], tuple(links))
+
+    def _campaign(
+        self, ties: _Ties, reading: Reading, risk: float,
+        reasons: Sequence[tuple[str, float, float]], table: EventTable,
+    ) -> Campaign:  # fmt: skip
+        links = [
             Link(found.kind, self._account_names(found.accounts), found.detail)
-            for found in timing_links(table, events, self.index.models)
+            for found in timing_links(table, ties.events, self.index.models)
         ]
         return Campaign(
-            campaign_id=_new_id(names),
-            accounts=names,
+            campaign_id=_new_id(ties.accounts),
+            accounts=ties.accounts,
             risk=risk,
             intents=dict(zip(self._intents, map(float, reading.intents), strict=True)),
             flagged=risk >= self.calibration.enter,
             threshold=self.calibration.enter,
-            links=tuple(sorted(links, key=lambda link: -len(link.accounts))),
-            first_seen=float(table.time[events].min()),
-            last_seen=float(table.time[events].max()),
-            events=len(events),
+            links=tuple(sorted([*ties.links, *links], key=lambda link: -len(link.accounts))),
+            first_seen=float(table.time[ties.events[0]]),
+            last_seen=float(table.time[ties.events[-1]]),
+            events=len(ties.events),
             bundle=self._bundle,
-            reasons=tuple(self.calibration.reasons(reading.features)),
+            reasons=tuple(reasons),
         )
 
     def _links(self, one: Evidence, members: np.ndarray, table: EventTable) -> list[Link]:
@@ -238,6 +265,7 @@ def named(found: Sequence[Campaign], previous: Sequence[Campaign], leave: float)
         for account in old.accounts:
             holders.setdefault(account, []).append(place)
     pairs = []
+    inside: dict[int, list[int]] = {}
     for number, campaign in enumerate(found):
         common: dict[int, int] = {}
         for account in campaign.accounts:
@@ -246,10 +274,12 @@ def named(found: Sequence[Campaign], previous: Sequence[Campaign], leave: float)
         for place, both in common.items():
             old = previous[place]
             union = len(campaign.accounts) + len(old.accounts) - both
-            pairs.append((both / union, both / len(old.accounts), number, place))
+            pairs.append((both / union, number, place))
+            if both >= len(old.accounts) / 2:
+                inside.setdefault(number, []).append(place)
     ids: dict[int, int] = {}
     taken: set[int] = set()
-    for alike, _, number, place in sorted(pairs, key=lambda p: (-p[0], found[p[2]].campaign_id)):
+    for alike, number, place in sorted(pairs, key=lambda p: (-p[0], found[p[1]].campaign_id)):
         if alike >= SAME and number not in ids and place not in taken:
             ids[number] = place
             taken.add(place)
@@ -257,8 +287,8 @@ def named(found: Sequence[Campaign], previous: Sequence[Campaign], leave: float)
     for number, campaign in enumerate(found):
         was = {
             previous[place].campaign_id
-            for _, inside, owner, place in pairs
-            if owner == number and inside >= 0.5 and place != ids.get(number)
+            for place in inside.get(number, ())
+            if place != ids.get(number)
         }
         if number in ids:
             old = previous[ids[number]]

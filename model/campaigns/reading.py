@@ -1,4 +1,4 @@
-"""What a community looks like: its events read as one stream by the sequence classifier, and how
+"""What a community looks like: its events read as one stream by the sequence classifier, beside how
 its accounts share the work.
 
 Content alone does not tell a harvest in words that nobody has seen from a product under its
@@ -23,15 +23,12 @@ import numpy as np
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.index import CampaignIndex, EventTable
-from stillwatch.model.campaigns.risk import FEATURES
+from stillwatch.model.campaigns.risk import FEATURES, feature_rows
+from stillwatch.model.campaigns.work import SAMPLE_EVENTS, SURE, Traffic, Work, Works, hash_of
 from stillwatch.model.detector import SLOT, Detector, Scored, text_key
 from stillwatch.model.parts import encode_parts
 from stillwatch.model.stream import EventTexts
 
-SAMPLE_EVENTS = 64
-"""Events of a community that are read: risk hardly moves after."""
-EACH = 3
-"""Of an account, while there are accounts enough."""
 FIRST_LOOK = 16
 """Events that are read of a community first: most are clearly ordinary after that."""
 AT_ONCE = 64
@@ -39,56 +36,25 @@ AT_ONCE = 64
 for hundreds."""
 HOPE = 1.0
 """By which the risk's logit may yet rise after the first look."""
-SURE = 1.64
-"""Standard errors by which a value must be certain to speak against accounts."""
 LEAST_KINSHIP, UNKNOWN_KINSHIP = -0.1, 1.0
 _SMALLEST = 1e-6
 
 Fetch = Callable[[Sequence[int]], list[Event]]
 """The events with these numbers, in their order."""
 Clear = Callable[[np.ndarray], bool]
-"""Whether the features that speak most for a campaign, float64 (F,), still speak for none."""
+"""Whether features that speak most for a campaign, float64 (N, F), still speak for none: bool (N,).
+"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """`features` float64 (F,); `intents` float64 (I,), calibrated, over the sampled events;
-    `events` int64, all that are evidence, in order of time; `sampled` numbers of those read, of
-    which there are FIRST_LOOK where a first look cleared the community."""
+    """`features` float64 (F,); `intents` float64 (I,), calibrated, over the sampled events, whose
+    numbers are `sampled`: at most FIRST_LOOK where a first look cleared the community."""
 
+    work: Work
     features: np.ndarray
     intents: np.ndarray
-    events: np.ndarray
     sampled: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A community's events, int64, and what each of its accounts has of them: accounts int64 (A,)
-    that have any, sorted, and counts int64 (A,)."""
-
-    events: np.ndarray
-    accounts: np.ndarray
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Traffic:
-    """All events and accounts: `order` int64 (E,) sorts the events by account, whose own are those
-    between two `bounds` int64 (A + 1,); `hashes` uint64 (A,) are of the accounts' names."""
-
-    table: EventTable
-    index: CampaignIndex
-    order: np.ndarray
-    bounds: np.ndarray
-    hashes: np.ndarray
-
-    @classmethod
-    def of(cls, table: EventTable, index: CampaignIndex) -> _Traffic:
-        order = np.argsort(table.account, kind="stable")
-        bounds = np.searchsorted(table.account[order], np.arange(len(index.accounts) + 1))
-        hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
-        return cls(table, index, order, bounds, hashes)
 
 
 class _Content(NamedTuple):
@@ -102,11 +68,13 @@ class _Content(NamedTuple):
 
 
 class CommunityReader:
-    """Reads communities with a detector. What is sampled anew is read anew; the rest is kept."""
+    """Reads communities of one index with a detector. What is sampled anew is read anew; the rest
+    is kept."""
 
     def __init__(self, detector: Detector, fetch: Fetch) -> None:
         self.detector = detector
         self.fetch = fetch
+        self._works = Works()
         self._kept: dict[bytes, _Content] = {}
         self._vectors: dict[bytes, np.ndarray] = {}
         """Of payloads, by `text_key`: the detector keeps what it made of them and not these."""
@@ -119,49 +87,39 @@ class CommunityReader:
     ) -> list[Reading]:  # fmt: skip
         """One reading a community; `progress` gets how many are done. With `clear` those that it
         clears after a first look are not read further."""
-        traffic = _Traffic.of(table, index)
+        works = self._works.of(communities, Traffic.of(table, index))
         self._used = set()
         found: list[Reading] = []
-        for start in range(0, len(communities), AT_ONCE):
-            found += self._read_some(communities[start : start + AT_ONCE], traffic, clear)
+        for start in range(0, len(works), AT_ONCE):
+            found += self._read_some(works[start : start + AT_ONCE], table, clear)
             progress(len(found))
         self._kept = {key: kept for key, kept in self._kept.items() if key in self._used}
         self._vectors = {key: kept for key, kept in self._vectors.items() if key in self._used}
         return found
 
     def _read_some(
-        self, communities: Sequence[Community], traffic: _Traffic, clear: Clear | None
+        self, works: Sequence[Work], table: EventTable, clear: Clear | None
     ) -> list[Reading]:
-        table = traffic.table
-        works = [_work(community, traffic) for community in communities]
-        shared = [
-            _work_shared(community, work, traffic)
-            for community, work in zip(communities, works, strict=True)
-        ]
+        shared = [work.features(table) for work in works]
         most = SAMPLE_EVENTS if clear is None else FIRST_LOOK
-        samples = [sample(work, table, traffic.hashes, most) for work in works]
+        samples = [work.sample(table, most) for work in works]
         contents = self._contents(samples, table, whole=clear is None)
         if clear is not None:
-            further = [
-                number
-                for number, (content, sharing) in enumerate(zip(contents, shared, strict=True))
-                if not clear(_features(content.at_most, sharing))
+            at_most = [
+                _features(own.at_most, also) for own, also in zip(contents, shared, strict=True)
             ]
+            further = np.flatnonzero(~clear(feature_rows(at_most))).tolist()
             for number in further:
-                samples[number] = sample(works[number], table, traffic.hashes)
+                samples[number] = works[number].sample(table)
             read = self._contents([samples[number] for number in further], table, whole=True)
             for number, content in zip(further, read, strict=True):
                 contents[number] = content
         return [
-            Reading(
-                _features(content.found, sharing), content.intents,
-                work.events[np.lexsort((table.identity[work.events], table.time[work.events]))],
-                sampled,
-            )
+            Reading(work, _features(content.found, sharing), content.intents, sampled)
             for work, sharing, sampled, content in zip(
                 works, shared, samples, contents, strict=True
             )
-        ]  # fmt: skip
+        ]
 
     def _contents(
         self, samples: Sequence[tuple[int, ...]], table: EventTable, whole: bool
@@ -238,99 +196,9 @@ class CommunityReader:
         return float(alike[same].mean() - alike[other].mean() + SURE * error)
 
 
-def sample(
-    work: Work, table: EventTable, hashes: np.ndarray, most: int = SAMPLE_EVENTS
-) -> tuple[int, ...]:
-    """Numbers of at most `most` of a community's events, in order of time: EACH of an
-    account, different texts first, drawn by hash so that a further event changes little. Accounts
-    with several come first: one prompt of an account tells nothing of its kinship. `hashes` uint64
-    are those of all accounts' names."""
-    account, identity = table.account[work.events], table.identity[work.events]
-    first_text = np.zeros(len(account), dtype=bool)
-    by_identity = np.argsort(identity, kind="stable")
-    _, first = np.unique(table.text[work.events][by_identity], return_index=True)
-    first_text[by_identity[first]] = True
-    lone = (work.counts < 2)[np.searchsorted(work.accounts, account)]
-    # By hash: the first ones to come are not those that a campaign is made of.
-    order = np.lexsort((identity, ~first_text, hashes[account], lone))
-    starts = np.flatnonzero(np.diff(account[order], prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    # All accounts' first EACH before anyone's next.
-    turn = rank // EACH
-    chosen = order[np.argsort(turn, kind="stable")][:most]
-    numbers = work.events[chosen]
-    numbers = numbers[np.lexsort((table.identity[numbers], table.time[numbers]))]
-    return tuple(int(number) for number in numbers)
-
-
-def _work(community: Community, traffic: _Traffic) -> Work:
-    """Events that hold a skeleton of the community; all events of those accounts that only keys
-    tie to it."""
-    table, bounds = traffic.table, traffic.bounds
-    parts = [own.events for own in community.evidence if own.kind == "skeleton"]
-    held = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
-    having = np.unique(table.account[held])
-    others = [
-        traffic.order[bounds[account] : bounds[account + 1]]
-        for account in np.setdiff1d(community.accounts, having)
-    ]
-    events = np.sort(np.concatenate([held, *others]))
-    accounts, counts = np.unique(table.account[events], return_counts=True)
-    return Work(events, accounts, counts)
-
-
-def _work_shared(community: Community, work: Work, traffic: _Traffic) -> dict[str, float]:
-    """The features that tell how the accounts share the work."""
-    table = traffic.table
-    begun = np.full(len(work.accounts), np.inf)
-    owner = np.searchsorted(work.accounts, table.account[work.events])
-    np.minimum.at(begun, owner, table.time[work.events])
-    return {
-        "dedication": float(np.median(work.counts / table.sent[work.accounts])),
-        "unevenness": _unevenness(work.counts),
-        "onset": float(np.log((_middle_half(begun) + 60.0) / (table.middle_half + 60.0))),
-        "accounts": float(np.log(len(work.accounts))),
-        "variety": len(np.unique(table.text[work.events])) / len(work.events),
-        "sharing": _sharing(community, work.accounts, traffic.index),
-    }
-
-
 def _features(content: dict[str, float], sharing: dict[str, float]) -> np.ndarray:
     both = {**content, **sharing}
     return np.array([both[name] for name in FEATURES])
-
-
-def hash_of(text: str) -> int:
-    """64 bits."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def _unevenness(counts: np.ndarray) -> float:
-    """Log of the most that variance over mean of accounts' counts likely is; 0 is chance."""
-    if len(counts) < 3:
-        return 3.0
-    error = np.sqrt(2 / (len(counts) - 1))
-    return float(np.log(counts.var(ddof=1) / counts.mean() + 0.05) + SURE * error)
-
-
-def _sharing(community: Community, accounts: np.ndarray, index: CampaignIndex) -> float:
-    """Share of the accounts that have a network or payment of the community with another of them.
-    A client is the caller's own word, and customers of one product name the same."""
-    keys = [
-        key for own in community.evidence for key in own.keys if key.kind in ("network", "payment")
-    ]
-    tied = set()
-    for key in keys:
-        both = index.keys[key].intersection(accounts.tolist())
-        if len(both) > 1:
-            tied |= both
-    return len(tied) / len(accounts)
-
-
-def _middle_half(times: np.ndarray) -> float:
-    low, high = np.quantile(times, [0.25, 0.75])
-    return float(high - low)
 
 
 def _logit(chance: np.ndarray) -> np.ndarray:

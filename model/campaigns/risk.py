@@ -61,14 +61,21 @@ class CampaignCalibration(BaseModel):
         """float64 (N,) of features (N, F)."""
         return np.asarray(1 / (1 + np.exp(-np.clip(self.logits(features), -60, 60))))
 
-    def reasons(self, features: np.ndarray) -> list[tuple[str, float, float]]:
-        """Name, value and weight of each feature (F,), the weightiest first: what the logit would
-        lose if it alone were that of an ordinary community."""
-        others = np.repeat(features[None], len(FEATURES), axis=0)
-        np.fill_diagonal(others, self.typical)
-        lost = self.logits(features[None])[0] - self.logits(others)
-        order = np.argsort(-np.abs(lost), kind="stable")
-        return [(FEATURES[n], float(features[n]), float(lost[n])) for n in order]
+    def reasons(self, features: np.ndarray) -> list[list[tuple[str, float, float]]]:
+        """For each row of features (N, F) the name, value and weight of each, the weightiest first:
+        what the logit would lose if it alone were that of an ordinary community."""
+        each = np.arange(len(FEATURES))
+        others = np.repeat(features[:, None], len(FEATURES), axis=1)
+        others[:, each, each] = self.typical
+        without = self.logits(others.reshape(-1, len(FEATURES))).reshape(features.shape)
+        lost = self.logits(features)[:, None] - without
+        return [
+            [
+                (FEATURES[n], float(row[n]), float(own[n]))
+                for n in np.argsort(-np.abs(own), kind="stable")
+            ]
+            for row, own in zip(features, lost, strict=True)
+        ]
 
 
 def feature_rows(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,6 +35,8 @@ two thirds."""
 _PART_BITS = 4
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint64(0xFFFFFFFF)
+_EVENT = np.uint64((1 << EVENT_BITS) - 1)
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,13 @@ class SkeletonFinder:
         known, seen = self._known, len(self._known.event_hash)
         if not np.array_equal(known.event_hash, event_hash[:seen]):
             known, seen = _NOTHING, 0
-        shared, place, event = shared_shingles(pairs, account)
-        smallest = _smallest_hashes(shared, place, event, event_hash, known)
+        fresh = _of_events_from(seen, pairs) if seen else pairs
+        shared, smallest = _shared_with(fresh, pairs, account, _orders(event_hash), known)
         group = _alike(smallest)
         sizes = np.bincount(group, minlength=group.max(initial=-1) + 1)
         wanted = sizes >= MIN_SHINGLES
         keys = _group_keys(group, shared, len(sizes))
-        of_group, event = _members(group, sizes, wanted, keys, place, event, known)
+        of_group, event = _members(group, sizes, wanted, keys, shared, fresh, pairs, known)
         order = np.argsort(keys[wanted], kind="stable")
         rank = np.empty(len(sizes), dtype=np.int64)
         rank[np.flatnonzero(wanted)[order]] = np.arange(len(order))
@@ -113,33 +115,35 @@ def find_skeletons(pairs: np.ndarray, account: np.ndarray, event_hash: np.ndarra
 
 
 def shared_shingles(
-    pairs: np.ndarray, account: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shingles uint64 (S,), sorted, that at least MIN_ACCOUNTS accounts have sent; and the
-    pairs of one of them, by its place among them, with an event, int32 and sorted by both."""
+    pairs: np.ndarray, account: np.ndarray, orders: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shingles uint64 (S,), sorted, that at least MIN_ACCOUNTS accounts have sent, and the
+    smallest hash of each one's events in each of the `orders` uint32 (HASHES, E): (S, HASHES)."""
     # Part by part: all at once would take several times the memory.
     firsts = np.arange(1, 1 << _PART_BITS, dtype=np.uint64) << np.uint64(
         EVENT_BITS + HASH_BITS - _PART_BITS
     )
     bounds = [0, *np.searchsorted(pairs, firsts).tolist(), len(pairs)]
     owner = account.astype(np.int32)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    found = 0
+    parts = []
     for first, end in pairwise(bounds):
-        shared, place, events = _shared(pairs[first:end], owner)
-        parts.append((shared, place + np.int32(found), events))
-        found += len(shared)
-    shared, place, events = map(np.concatenate, zip(*parts, strict=True))
-    return shared, place, events
+        shared, place, event = _shared(pairs[first:end], owner)
+        smallest = np.full((len(shared), HASHES), _LOW, dtype=np.uint32)
+        _lower(smallest, place, event, orders)
+        parts.append((shared, smallest))
+    shared, smallest = map(np.concatenate, zip(*parts, strict=True))
+    return shared, smallest
 
 
 def _shared(pairs: np.ndarray, account: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    values = pairs >> np.uint64(EVENT_BITS)
+    """The shared ones among sorted pairs, and each pair of one of them as its place among those and
+    its event, int32."""
+    values = _shingle(pairs)
     starts = np.flatnonzero(np.concatenate([[len(values) > 0], values[1:] != values[:-1]]))
     sizes = np.diff(starts, append=len(values))
     enough = sizes >= MIN_ACCOUNTS
     starts, counts = starts[enough], sizes[enough]
-    events = (pairs[np.repeat(enough, sizes)] & np.uint64((1 << EVENT_BITS) - 1)).astype(np.int32)
+    events = _event(pairs[np.repeat(enough, sizes)])
     if not len(starts):
         return values[starts], np.zeros(0, dtype=np.int32), events
     own = account[events]
@@ -152,29 +156,75 @@ def _shared(pairs: np.ndarray, account: np.ndarray) -> tuple[np.ndarray, np.ndar
     return values[starts[wanted]], place, events[np.repeat(wanted, counts)]
 
 
-def _smallest_hashes(
-    shared: np.ndarray, place: np.ndarray, event: np.ndarray, event_hash: np.ndarray, known: _Known
-) -> np.ndarray:
-    """The smallest hash of each shared shingle's events, in HASHES orders of the events, uint32
-    (S, HASHES). `place` is sorted."""
-    smallest = np.full((len(shared), HASHES), _LOW, dtype=np.uint32)
-    old = np.searchsorted(known.shared, shared)
-    old[old == len(known.shared)] = 0
-    is_old = known.shared[old] == shared if len(known.shared) else np.zeros(len(shared), dtype=bool)
-    smallest[is_old] = known.smallest[old[is_old]]
-    fresh = (event >= len(known.event_hash)) | ~is_old[place]
-    place, event = place[fresh], event[fresh]
-    if not len(place):
-        return smallest
-    starts = np.flatnonzero(np.diff(place, prepend=-1))
-    rows = place[starts]
+def _shared_with(
+    fresh: np.ndarray, pairs: np.ndarray, account: np.ndarray, orders: np.ndarray, known: _Known
+) -> tuple[np.ndarray, np.ndarray]:
+    """`shared_shingles` of all pairs, by what is known and the fresh pairs: a shingle that was
+    shared is so for good, and one that was not must be in a fresh event to be."""
+    if not len(known.event_hash):
+        return shared_shingles(pairs, account, orders)
+    place = _place_in(known.shared, _shingle(fresh))
+    smallest = known.smallest.copy()
+    _lower(smallest, place[place >= 0], _event(fresh[place >= 0]), orders)
+    unknown = distinct(_shingle(fresh[place < 0]))
+    more, also = shared_shingles(pairs[_ranges(pairs, unknown)[0]], account, orders)
+    both = np.concatenate([known.shared, more])
+    order = np.argsort(both, kind="stable")
+    return both[order], np.concatenate([smallest, also])[order]
+
+
+def _orders(event_hash: np.ndarray) -> np.ndarray:
+    """HASHES hashes of each event, uint32 (HASHES, E)."""
+    orders = np.empty((HASHES, len(event_hash)), dtype=np.uint32)
     for number in range(HASHES):
         salted = (event_hash ^ np.uint64((number + 1) * 0xA24BAED4963EE407 % 2**64)) * _MIX
         salted ^= salted >> np.uint64(32)
-        hashes = ((salted * _MIX) >> np.uint64(32)).astype(np.uint32)
+        orders[number] = (salted * _MIX) >> np.uint64(32)
+    return orders
+
+
+def _lower(smallest: np.ndarray, place: np.ndarray, event: np.ndarray, orders: np.ndarray) -> None:
+    """Bring rows of `smallest` down to the hashes of some events; their rows `place` are sorted."""
+    if not len(place):
+        return
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    rows = place[starts]
+    for number, hashes in enumerate(orders):
         least = np.minimum.reduceat(hashes[event], starts)
         smallest[rows, number] = np.minimum(smallest[rows, number], least)
-    return smallest
+
+
+def _shingle(pairs: np.ndarray) -> np.ndarray:
+    return pairs >> np.uint64(EVENT_BITS)
+
+
+def _event(pairs: np.ndarray) -> np.ndarray:
+    return (pairs & _EVENT).astype(np.int32)
+
+
+def _of_events_from(seen: int, pairs: np.ndarray) -> np.ndarray:
+    """The pairs of events from this number on."""
+    # Block by block: a mask of all of them would be as large as they are.
+    blocks = (pairs[first : first + _BLOCK] for first in range(0, len(pairs), _BLOCK))
+    return np.concatenate([pairs[:0], *(own[(own & _EVENT) >= seen] for own in blocks)])
+
+
+def _place_in(shared: np.ndarray, shingles: np.ndarray) -> np.ndarray:
+    """Where each shingle stands among those that are shared, int64; -1 for one that does not."""
+    place = np.searchsorted(shared, shingles)
+    place[place == len(shared)] = 0
+    found = shared[place] == shingles if len(shared) else np.zeros(len(place), dtype=bool)
+    return np.where(found, place, -1)
+
+
+def _ranges(pairs: np.ndarray, shingles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where among all pairs those of some shingles stand, in their order, int64, and how many of
+    them each shingle has."""
+    firsts = np.searchsorted(pairs, shingles << np.uint64(EVENT_BITS))
+    counts = np.searchsorted(pairs, (shingles << np.uint64(EVENT_BITS)) | _EVENT, "right") - firsts
+    at = np.arange(counts.sum())
+    at += np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+    return at, counts
 
 
 def _alike(smallest: np.ndarray) -> np.ndarray:
@@ -207,16 +257,19 @@ def _group_keys(group: np.ndarray, shared: np.ndarray, count: int) -> np.ndarray
 
 def _members(
     group: np.ndarray, sizes: np.ndarray, wanted: np.ndarray, keys: np.ndarray,
-    place: np.ndarray, event: np.ndarray, known: _Known,
+    shared: np.ndarray, fresh: np.ndarray, pairs: np.ndarray, known: _Known,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The groups that are wanted, with the events that hold enough of each: both int64, sorted.
     What is known of groups of the same shingles is taken over."""
     same = np.isin(keys, known.keys) & wanted
-    of_group = group.astype(np.int32)[place]
-    kept = wanted[of_group] & (~same[of_group] | (event >= len(known.event_hash)))
-    both = of_group[kept].astype(np.int64)
-    both <<= 32
-    both |= event[kept]
+    anew = np.flatnonzero((wanted & ~same)[group])
+    at, counts = _ranges(pairs, shared[anew])
+    parts = [np.repeat(group[anew], counts) << 32 | _event(pairs[at])]
+    if same.any():
+        place = _place_in(shared, _shingle(fresh))
+        going_on = (place >= 0) & same[group[place]]
+        parts.append(group[place[going_on]] << 32 | _event(fresh[going_on]))
+    both = np.concatenate(parts)
     both.sort()
     new = np.flatnonzero(np.concatenate([[len(both) > 0], both[1:] != both[:-1]]))
     held = np.diff(new, append=len(both))

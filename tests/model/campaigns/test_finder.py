@@ -12,11 +12,13 @@ from pydantic import ValidationError
 
 from stillwatch.data.events import Event
 from stillwatch.model.campaigns import reading
+from stillwatch.model.campaigns.communities import Community
+from stillwatch.model.campaigns.evidence import Evidence
 from stillwatch.model.campaigns.finder import Campaign, CampaignFinder, named, single_account
 from stillwatch.model.campaigns.index import CampaignIndex
-from stillwatch.model.campaigns.reading import EACH, SAMPLE_EVENTS, Work, hash_of, sample
 from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
 from stillwatch.model.campaigns.trees import Trees
+from stillwatch.model.campaigns.work import EACH, SAMPLE_EVENTS, Traffic, Works
 from stillwatch.model.detector import Detector
 from tests.model.campaigns.campaign_support import (
     DAY_S,
@@ -283,7 +285,7 @@ def test_reasons_tell_what_an_ordinary_value_would_take_away() -> None:
     told = calibration(kinship=-4.0, risk=2.0, dedication=1.0, offset=0.5)
     values = {"risk": -1.0, "dedication": 0.4}
     row = np.array([values.get(name, 0.0) for name in FEATURES])
-    reasons = told.reasons(row)
+    (reasons,) = told.reasons(row[None])
     # Below its step kinship speaks for a campaign, as in an ordinary one of the test.
     assert reasons[0] == ("risk", -1.0, 4.0)
     assert {name: weight for name, _, weight in reasons[1:]} == dict.fromkeys(FEATURES[1:], 0.0)
@@ -305,10 +307,13 @@ def test_the_sample_takes_accounts_with_several_events_first() -> None:
     rng = np.random.default_rng(12)
     lone = campaign(rng, accounts=80, each=1, name="l")
     events = [*lone, *campaign(rng, accounts=10, each=5)]
-    table, index = indexed(events).table(), indexed(events)
-    accounts, counts = np.unique(table.account, return_counts=True)
-    hashes = np.array([hash_of(name) for name in index.accounts], dtype=np.uint64)
-    drawn = sample(Work(np.arange(len(events)), accounts, counts), table, hashes)
+    index = indexed(events)
+    evidence = Evidence(
+        "skeleton", "all", np.arange(len(index.accounts)), np.arange(len(events))
+    )  # fmt: skip
+    community = Community((evidence,), evidence.accounts)
+    (work,) = Works().of([community], Traffic.of(index.table(), index))
+    drawn = work.sample(index.table())
     assert len(drawn) == len(set(drawn)) == SAMPLE_EVENTS
     own = Counter(events[number].account_id[0] for number in drawn)
     assert own["c"] == 10 * EACH

@@ -10,6 +10,7 @@ from stillwatch.data.events import Event
 from stillwatch.model.campaigns.index import CampaignIndex
 from stillwatch.model.campaigns.shingles import HASH_BITS, distinct, pack_pairs, read_shingles
 from stillwatch.model.campaigns.skeletons import (
+    HASHES,
     SkeletonFinder,
     Skeletons,
     find_skeletons,
@@ -140,10 +141,11 @@ def test_a_shingle_of_three_accounts_is_shared() -> None:
     account = np.array([4, 4, 9, 4, 9, 7, 2, 5])
     shingle = np.array([1, 1, 1, 2, 2, 2, 3, 3], dtype=np.uint64) << np.uint64(36)
     pairs = np.sort(pack_pairs(shingle, np.arange(8)))
-    shared, place, event = shared_shingles(pairs, account)
+    orders = np.arange(8, dtype=np.uint32)[None] ^ np.arange(HASHES, dtype=np.uint32)[:, None]
+    shared, smallest = shared_shingles(pairs, account, orders)
     assert (shared >> np.uint64(36)).tolist() == [2]
-    assert place.tolist() == [0, 0, 0]
-    assert event.tolist() == [3, 4, 5]
+    # The least of 3, 4 and 5 in each order.
+    assert smallest[0, :3].tolist() == [3, 2, 1]
 
 
 def test_what_is_added_later_is_found_as_all_at_once() -> None:
