@@ -41,7 +41,7 @@ _SMALLEST = 1e-6
 
 Fetch = Callable[[Sequence[int]], list[Event]]
 """The events with these numbers, in their order."""
-Clear = Callable[[np.ndarray], bool]
+Clear = Callable[[np.ndarray], np.ndarray]
 """Whether features that speak most for a campaign, float64 (N, F), still speak for none: bool (N,).
 """
 
