@@ -286,9 +286,7 @@ def named(found: Sequence[Campaign], previous: Sequence[Campaign], leave: float)
     result = []
     for number, campaign in enumerate(found):
         was = {
-            previous[place].campaign_id
-            for place in inside.get(number, ())
-            if place != ids.get(number)
+            previous[place].campaign_id for place in inside.get(number, ()) if place not in taken
         }
         if number in ids:
             old = previous[ids[number]]

@@ -116,10 +116,9 @@ def _key(community: Community, traffic: Traffic) -> bytes:
     """What a community's work follows from, as long as events keep their numbers."""
     digest = hashlib.blake2b(digest_size=16)
     for own in community.evidence:
-        # A key's accounts are only ever added to.
-        keys = [(*key, len(traffic.index.keys[key])) for key in own.keys]
-        sizes = (own.identity, own.words, len(own.events), len(own.accounts), keys)
-        digest.update(repr(sizes).encode("utf-8", "surrogatepass"))
+        # Whose keys they are, and since when, the accounts and what they have sent tell.
+        told = (own.identity, own.words, own.keys, len(own.events), len(own.accounts))
+        digest.update(repr(told).encode("utf-8", "surrogatepass"))
         digest.update(own.events.tobytes())
         digest.update(own.accounts.tobytes())
     digest.update(traffic.table.sent[community.accounts].tobytes())

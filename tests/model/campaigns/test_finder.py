@@ -15,7 +15,7 @@ from stillwatch.model.campaigns import reading
 from stillwatch.model.campaigns.communities import Community
 from stillwatch.model.campaigns.evidence import Evidence
 from stillwatch.model.campaigns.finder import Campaign, CampaignFinder, named, single_account
-from stillwatch.model.campaigns.index import CampaignIndex
+from stillwatch.model.campaigns.index import KEY_KINDS, CampaignIndex
 from stillwatch.model.campaigns.risk import FEATURES, CampaignCalibration
 from stillwatch.model.campaigns.trees import Trees
 from stillwatch.model.campaigns.work import EACH, SAMPLE_EVENTS, Traffic, Works
@@ -169,6 +169,49 @@ def test_what_is_added_later_gives_the_same_as_all_at_once(detector: Detector) -
     assert [c.to_fields() for c in found] == [c.to_fields() for c in whole]
 
 
+def said_later(account: str, **keys: str) -> Event:
+    text = " ".join(f"{account}{n}" for n in range(12))
+    return replace(Event(f"{account}-later", account, START_S + DAY_S, text), **keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("later", "tied"),
+    [
+        ([said_later(f"c{a}") for a in range(12)], ["client", "client", "network"]),
+        (
+            [said_later(f"c{a}", payment="p-1") for a in range(3)],
+            ["client", "client", "network", "payment"],
+        ),
+        # A client that many have ties nobody.
+        ([said_later(f"o{a}", client="tool/2") for a in range(9)], ["client", "network"]),
+    ],
+)
+def test_what_is_said_elsewhere_changes_a_campaign(
+    detector: Detector, later: list[Event], tied: list[str]
+) -> None:
+    events = with_keys(campaign(np.random.default_rng(14)), network="n-1")
+    events[:24] = [
+        *with_keys(events[:12], client="tool/2"), *with_keys(events[12:24], client="tool/1")
+    ]  # fmt: skip
+    index = indexed(events)
+    finder = CampaignFinder(
+        detector, index, lambda numbers: [events[n] for n in numbers], calibration(**TOLD)
+    )
+    before = finder.find()
+    assert kinds(before) == ["client", "client", "network"]
+    events += later
+    index.add(events)
+    after = finder.find(before)
+    assert kinds(after) == tied
+    assert [c.to_fields() for c in after] == [
+        c.to_fields() for c in find(detector, events, previous=before)
+    ]
+
+
+def kinds(found: list[Campaign]) -> list[str]:
+    return sorted(link.kind for link in found[0].links if link.kind in KEY_KINDS)
+
+
 def test_what_was_read_is_not_encoded_again(detector: Detector) -> None:
     rng = np.random.default_rng(10)
     events = campaign(rng)
@@ -236,6 +279,11 @@ def test_campaigns_that_merge_are_named() -> None:
     assert (only.campaign_id, only.was) == ("one", ("two",))
     (later,) = named([made("newer", *"abcdefghi")], [only], 0.3)
     assert (later.campaign_id, later.was) == ("one", ("two",))
+
+
+def test_a_campaign_within_another_is_not_said_to_have_merged() -> None:
+    found = [made("whole", *"abcdefgh"), made("within", *"abcd")]
+    assert [own.was for own in named(found, found, 0.2)] == [(), ()]
 
 
 def test_campaigns_that_share_an_account_stay_two() -> None:
