@@ -64,6 +64,17 @@ def test_the_order_of_evidence_does_not_matter() -> None:
     assert find_communities([]) == []
 
 
+def test_a_further_piece_leaves_what_it_does_not_touch() -> None:
+    rng = np.random.default_rng(3)
+    starts = rng.integers(0, 3000, 600)
+    pieces = [piece(f"p{n:03}", *range(at, at + 20)) for n, at in enumerate(starts.tolist())]
+    before = {frozenset(names) for names, _ in sets(find_communities(pieces))}
+    more = [*pieces, piece("more", *range(1500, 1520))]
+    after = {frozenset(names) for names, _ in sets(find_communities(more))}
+    assert len(before) > 60
+    assert len(before - after) <= 3
+
+
 @pytest.mark.parametrize(("texts", "expected"), [(1, 0), (2, 0), (48, 1)])
 def test_one_prompt_that_goes_round_ties_nobody(texts: int, expected: int) -> None:
     rng = np.random.default_rng(1)
