@@ -35,8 +35,8 @@ that."""
 
 
 class _NoChance:
-    """Stands in for the generator that igraph draws from: every range ends where it ends, so that a
-    shuffle leaves all in its order. With a seed a further piece of evidence gives all others another
+    """Stands in for the generator that igraph draws from: all draws are the same, so that a shuffle
+    leaves everything in its order. With a seed a further piece of evidence gives all others another
     draw, and a tenth of the communities come out otherwise, none of them better."""
 
     @staticmethod
