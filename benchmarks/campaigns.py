@@ -137,6 +137,7 @@ def _world(
         "threshold": round(calibration.enter, 4),
         "groups": [_group(one, truth) for one in found if one.risk >= TOLD_FROM],
         "plans": {name: asdict(plan) for name, plan in world.plans.items()},
+        "sends": world.sends,
         "methods": {
             name: {"campaigns": own.campaigns, "ordinary": own.ordinary}
             for name, own in ((name, judge(truth, own)) for name, own in methods.items())
@@ -213,6 +214,12 @@ def _together(worlds: list[dict[str, Any]]) -> dict[str, Any]:
                     float(np.mean([found / total for found, total in target.values()])), 4
                 ),
                 "precision": round(both.precision, 4),
+                "found by what they send": {
+                    f"{name}: {', '.join(sends)}": "{} of {}".format(*target[name])
+                    for world in worlds
+                    for name, sends in world["sends"].items()
+                    if name in target
+                },
             },
             "all campaigns": round(Found(campaigns, ordinary).recall, 4),
             "precision": round(Found(campaigns, ordinary).precision, 4),
@@ -237,12 +244,13 @@ def _leaks(
     detector: Detector, calibration: CampaignCalibration, world: World,
     leaked: dict[str, dict[str, float]],
 ) -> None:  # fmt: skip
-    """Adds the share of attack prompts that leaked, by plan and campaign."""
+    """Adds the share of attack prompts that leaked, by plan and by campaign and what it sends."""
     times = sorted(
         {START_S + (30 + days * step) * DAY_S for days in (2, 14) for step in LEAK_STEPS}
     )
     for name, share in leaks(detector, calibration, world, times, tell).items():
-        leaked.setdefault(_cell(world.plans[name]), {})[name] = round(share, 4)
+        sends = ", ".join(world.sends[name])
+        leaked.setdefault(_cell(world.plans[name]), {})[f"{name}: {sends}"] = round(share, 4)
 
 
 def _write(path: Path | None, result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from stillwatch.data.errors import InputError
 from stillwatch.data.simulator.campaigns import DAY_S, NEW_MODEL, CampaignPlan
+from stillwatch.data.simulator.materials import load_sealed
 from stillwatch.data.simulator.phrases import load_phrases
 from stillwatch.data.simulator.timing import START_S
 from stillwatch.model.campaigns.finder import CampaignFinder
@@ -87,8 +88,11 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 def test_a_world_is_what_its_plan_says(world: World) -> None:
     campaigns = [group for group in world.groups if group.intent]
     assert [len(group.streams) for group in campaigns] == [12, 8, 10]
+    sealed = load_sealed()
+    known = {one.id for one in sealed.wrappers} | {one.name for one in sealed.sources}
     for group in campaigns:
         plan = world.plans[group.name]
+        assert known.issuperset(world.sends[group.name])
         assert all(len(stream.events) >= plan.prompts for stream in group.streams)
         assert all(stream.attack.any() for stream in group.streams)
         times = [e.timestamp for stream in group.streams for e in stream.events]

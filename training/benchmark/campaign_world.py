@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from stillwatch.data.corpora import corpora_dir, read_corpora
+from stillwatch.data.corpora import Source, corpora_dir, read_corpora
 from stillwatch.data.errors import InputError
 from stillwatch.data.events import Event
 from stillwatch.data.simulator.campaigns import (
@@ -77,12 +77,14 @@ class WorldPlan:
 
 @dataclass(frozen=True)
 class World:
-    """`groups` are campaigns and look-alikes, `ordinary` lone accounts; `plans` by the names of
-    campaigns."""
+    """`groups` are campaigns and look-alikes, `ordinary` lone accounts. By the names of campaigns
+    `plans`, and what each `sends`: ids of wrappers, or the source whose prompts it sends as they
+    stand."""
 
     groups: tuple[Group, ...]
     ordinary: tuple[Stream, ...]
     plans: dict[str, CampaignPlan] = field(default_factory=dict)
+    sends: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def streams(self) -> Iterator[tuple[str, str, Stream]]:
         """(kind, name of the group, stream) of every account."""
@@ -119,6 +121,7 @@ def compose_world(plan: WorldPlan, materials: tuple[Materials, Materials]) -> Wo
     bare = [source for source in load_sealed().sources if source.role in ROLE_INTENT]
     groups = []
     plans = {}
+    sends = {}
     for number, own in enumerate(plan.campaigns):
         name = f"campaign-{plan.half}-{plan.seed}-{number}"
         cores: Sequence[Core]
@@ -137,6 +140,7 @@ def compose_world(plan: WorldPlan, materials: tuple[Materials, Materials]) -> Wo
             free = [wrapper for wrapper in free if wrapper not in cores]
         groups.append(compose_campaign(rng, name, attack, ordinary, cores, own))
         plans[name] = own
+        sends[name] = tuple(core.name if isinstance(core, Source) else core.id for core in cores)
     for kind, (count, fewest, most) in LOOK_ALIKE_GROUPS.items():
         for number in range(max(round(count * plan.look_alikes), 1)):
             accounts = round(np.exp(rng.uniform(np.log(fewest), np.log(most))))
@@ -148,7 +152,7 @@ def compose_world(plan: WorldPlan, materials: tuple[Materials, Materials]) -> Wo
         account = f"ordinary-{plan.half}-{plan.seed}-{number}"
         stream = compose_ordinary(rng, used, account, longest=plan.longest)
         lone.append(with_metadata(rng, stream, account))
-    return World(tuple(groups), tuple(lone), plans)
+    return World(tuple(groups), tuple(lone), plans, sends)
 
 
 def _crowded(rng: np.random.Generator, materials: Materials, share: float) -> Materials:
