@@ -47,16 +47,13 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Work:
-    """`events` int64 are a community's, in order of time; `accounts` int64 (A,), sorted, those that
-    sent any, and `counts` int64 (A,) how many; `drawn` int64 at most SAMPLE_EVENTS events, those to
-    be read first in front. `shared` are the features that tell how the accounts share the work, but
-    for the onset: the middle half of them begin within `begun_within` seconds. `key` is another
-    once anything of this is."""
+    """`events` int64 are a community's, in order of time; `drawn` int64 at most SAMPLE_EVENTS of
+    them, those to be read first in front. `shared` are the features that tell how the accounts
+    share the work, but for the onset: the middle half of them begin within `begun_within` seconds.
+    `key` is another once anything of this is."""
 
     key: bytes
     events: np.ndarray
-    accounts: np.ndarray
-    counts: np.ndarray
     drawn: np.ndarray
     shared: dict[str, float]
     begun_within: float
@@ -93,7 +90,9 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def draw(events: np.ndarray, lone: np.ndarray, table: EventTable, hashes: np.ndarray) -> np.ndarray:
+def _draw(
+    events: np.ndarray, lone: np.ndarray, table: EventTable, hashes: np.ndarray
+) -> np.ndarray:
     """At most SAMPLE_EVENTS of some events int64 (E,), those to be read first in front: EACH of an
     account, different texts first, drawn by hash so that a further event changes little. Accounts
     with several come before those whose event is `lone`, bool (E,): one prompt of an account tells
@@ -116,7 +115,7 @@ def _key(community: Community, traffic: Traffic) -> bytes:
     """What a community's work follows from, as long as events keep their numbers."""
     digest = hashlib.blake2b(digest_size=16)
     for own in community.evidence:
-        # Whose keys they are, and since when, the accounts and what they have sent tell.
+        # Who has a key is not told apart: whoever comes to it has sent something.
         told = (own.identity, own.words, own.keys, len(own.events), len(own.accounts))
         digest.update(repr(told).encode("utf-8", "surrogatepass"))
         digest.update(own.events.tobytes())
@@ -144,8 +143,8 @@ def _work(key: bytes, community: Community, traffic: Traffic) -> Work:
     np.minimum.at(begun, owner, table.time[events])
     low, high = np.quantile(begun, [0.25, 0.75])
     return Work(
-        key, events, accounts, counts,
-        draw(events, (counts < 2)[owner], table, traffic.hashes),
+        key, events,
+        _draw(events, (counts < 2)[owner], table, traffic.hashes),
         {
             "dedication": float(np.median(counts / table.sent[accounts])),
             "unevenness": _unevenness(counts),
